@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can go wrong, in terms a user can act on. task.py turns these into the module's one failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DistributedError(Exception):
+    """A sentence that says what is wrong, where, and what to do; *details* become return values.
+
+    Neither may hold a secret.
+    """
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class Refused(DistributedError):
+    """What was asked for can't or mustn't be done; nothing was changed."""
+
+
+class Unreachable(DistributedError):
+    """No session could be opened; *role* is C(login) or C(source)."""
+
+
+class ServerRefused(DistributedError):
+    """PostgreSQL refused a statement; *sqlstate* is its error code."""
+
+
+class TimedOut(DistributedError):
+    """A wait ended before what it waited for had come."""

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a subscription would receive, whether the replica can take it, and why a first copy doesn't go on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    TimedOut,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    enumerate_names,
+    identifier,
+    literal,
+    quoted,
+    union_all,
+)
+
+READY = "r"
+STATES = {"i": "waiting", "d": "copying", "f": "copied", "s": "catching up", "r": "ready"}
+"""pg_subscription_rel.srsubstate, https://www.postgresql.org/docs/current/catalog-pg-subscription-rel.html"""
+
+FAILURES = 3
+"""Failed copies of which nothing more is known, until the wait gives up."""
+STATISTICS_SINCE = 150000
+COLUMN_LISTS_SINCE = 150000
+
+
+class Offer(NamedTuple):
+    """A table as a set of publications offers it."""
+
+    columns: tuple[str, ...]
+    readable: bool
+    """whether the connecting user may SELECT those columns"""
+
+
+def offered(source: Session, publications: Sequence[str]) -> dict[Any, Offer]:
+    """The tables that *publications* offer, by (schema, name); refuses publications that don't exist."""
+    known = {row.pubname for row in source.rows("SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [list(publications)])}
+    missing = [name for name in publications if name not in known]
+    if missing:
+        raise Refused("There is no publication {0} in {1}.".format(enumerate_names(map(quoted, missing)), source.endpoint))
+    listed = "pt.attnames" if source.version >= COLUMN_LISTS_SINCE else "NULL::name[]"
+    return {
+        (row.schema, row.name): Offer(tuple(row.columns), row.readable)
+        for row in source.rows(
+            "SELECT pt.schemaname AS schema, pt.tablename AS name, array_agg(DISTINCT a.attname::text) AS columns,"
+            " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
+            " AS readable FROM pg_publication_tables AS pt"
+            " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
+            " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            "  AND CASE WHEN " + listed + " IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY(" + listed + ") END"
+            " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
+            [list(publications)],
+        )
+    }
+
+
+def subscribed(session: Session, oid: int) -> dict[Any, str]:
+    """The state of every table of the subscription *oid*, by (schema, name)."""
+    return {
+        (row.schema, row.name): row.state
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name, sr.srsubstate AS state FROM pg_subscription_rel AS sr"
+            " JOIN pg_class AS c ON c.oid = sr.srrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE sr.srsubid = %s",
+            [oid],
+        )
+    }
+
+
+def check_offer(source: Session, session: Session, offer: Mapping[Any, Offer], name: str) -> None:
+    """Refuse tables that the source's user can't read, that the target can't take, or that it takes from elsewhere."""
+    unreadable = [quoted(*key) for key, table in offer.items() if not table.readable]
+    if unreadable:
+        raise Refused(
+            "The source would answer permission denied for table {0}: grant user \"{1}\" SELECT on it and USAGE on its "
+            "schema.".format(enumerate_names(unreadable), source.endpoint.keywords.get("user"))
+        )
+    target = _target_tables(session, offer)
+    missing = [quoted(*key) for key in offer if key not in target]
+    if missing:
+        raise Refused(
+            "{0} lacks table {1}: create what is missing with pgml_schema first.".format(
+                str(session.endpoint).capitalize(), enumerate_names(missing)
+            )
+        )
+    lacking = [
+        "{0} ({1})".format(quoted(*key), enumerate_names(quoted(c) for c in table.columns if c not in target[key]))
+        for key, table in offer.items()
+        if not set(table.columns) <= target[key]
+    ]
+    if lacking:
+        raise Refused(
+            "{0} lacks columns that are published, or generates them: {1}.".format(
+                str(session.endpoint).capitalize(), enumerate_names(lacking)
+            )
+        )
+    _check_single_feed(session, offer, name)
+
+
+def _target_tables(session: Session, keys: Any) -> dict[Any, set[str]]:
+    """The columns that can be written, of those of *keys* that exist."""
+    return {
+        (row.schema, row.name): set(row.columns)
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name, array(SELECT attname::text FROM pg_attribute"
+            "  WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') AS columns"
+            " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
+            " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p')",
+            [[key[0] for key in keys], [key[1] for key in keys]],
+        )
+    }
+
+
+def _check_single_feed(session: Session, keys: Any, name: str) -> None:
+    rows = session.rows(
+        "SELECT n.nspname AS schema, c.relname AS name, s.subname FROM pg_subscription_rel AS sr"
+        " JOIN (SELECT oid, subname FROM pg_subscription) AS s ON s.oid = sr.srsubid"
+        " JOIN pg_class AS c ON c.oid = sr.srrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE s.subname <> %s",
+        [name],
+    )
+    twice = {quoted(row.schema, row.name): row.subname for row in rows if (row.schema, row.name) in keys}
+    if twice:
+        raise Refused(
+            "{0} takes {1} from subscription {2} already: two distributions must not fill the same table.".format(
+                str(session.endpoint).capitalize(), enumerate_names(twice), enumerate_names(map(quoted, set(twice.values())))
+            )
+        )
+
+
+def check_empty(session: Session, keys: Any) -> None:
+    """Refuse tables that hold rows already: the first copy would add its own to them."""
+    filled = session.rows(
+        compose("SELECT label FROM ({looks}) AS looks(label, filled) WHERE filled", looks=union_all(map(_look, keys)))
+    ) if keys else []
+    if filled:
+        raise Refused(
+            "Table {0} holds rows in {1}, and the first copy would add to them: empty it, or set copy_data to false if "
+            "the rows are right.".format(enumerate_names(row.label for row in filled), session.endpoint)
+        )
+
+
+def _look(key: Any) -> Any:
+    return compose("SELECT {label}, EXISTS (SELECT FROM {table})", label=literal(quoted(*key)), table=identifier(*key))
+
+
+def any_copied(session: Session, oid: int) -> bool:
+    """Whether the first copy of any table of the subscription was committed."""
+    return any(state in "fsr" for state in subscribed(session, oid).values())
+
+
+def unfinished(session: Session, oid: int) -> list[int]:
+    """The oids of the subscription's tables that are not ready."""
+    return [
+        row.srrelid
+        for row in session.rows(
+            "SELECT srrelid FROM pg_subscription_rel WHERE srsubid = %s AND srsubstate <> %s", [oid, READY]
+        )
+    ]
+
+
+def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, seconds: int) -> None:
+    """Return when every table of the subscription is ready.
+
+    :param endpoint: the source as the subscription reaches it, to ask the publisher why a copy fails
+    :param seconds: how long to wait
+    :raises DistributedError: with the publisher's own error when the copy can't go on, or TimedOut
+    """
+    end = time.monotonic() + seconds
+    watch = _Watch(session, oid)
+    pause = 0.1
+    while True:
+        states = subscribed(session, oid)
+        unready = {key: state for key, state in states.items() if state != READY}
+        if not unready:
+            return
+        failures = watch.failures()
+        if failures or watch.idle:
+            _explain(session, endpoint, oid, name, unready, failures)
+        if time.monotonic() > end:
+            raise TimedOut(_progress(name, states, unready, seconds), tables=_as_result(states))
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.3)
+
+
+class _Watch:
+    """Notices that copies fail: by the server's counter, and before 15 by workers that come and go."""
+
+    def __init__(self, session: Session, oid: int) -> None:
+        self._session = session
+        self._oid = oid
+        self._pids: dict[int, set[int]] = {}
+        self._empty_looks = 0
+        self._counted_before = self._counted()
+
+    def failures(self) -> int:
+        workers = self._session.rows(
+            "SELECT coalesce(relid, 0) AS relid, pid FROM pg_stat_subscription WHERE subid = %s AND pid IS NOT NULL",
+            [self._oid],
+        )
+        self._empty_looks = 0 if workers else self._empty_looks + 1
+        for worker in workers:
+            self._pids.setdefault(worker.relid, set()).add(worker.pid)
+        if self._session.version >= STATISTICS_SINCE:
+            return self._counted() - self._counted_before
+        return max([len(pids) - 1 for pids in self._pids.values()] or [0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has worked on the subscription for a while."""
+        return self._empty_looks >= 10
+
+    def _counted(self) -> int:
+        if self._session.version < STATISTICS_SINCE:
+            return 0
+        return (
+            self._session.value(
+                "SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats WHERE subid = %s", [self._oid]
+            )
+            or 0
+        )
+
+
+def _explain(
+    session: Session, endpoint: Endpoint, oid: int, name: str, unready: Mapping[Any, str], failures: int
+) -> None:
+    """Raise what hinders the first copy, if it can be found out, and after FAILURES failed copies in any case."""
+    label = 'The first copy of subscription "{0}" can\'t go on'.format(name)
+    state = session.row(
+        "SELECT s.subenabled, s.subpublications, current_setting('max_logical_replication_workers')::int AS workers,"
+        " (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL) AS working,"
+        " EXISTS (SELECT FROM pg_stat_subscription WHERE subid = s.oid AND pid IS NOT NULL) AS attended"
+        " FROM (SELECT oid, subenabled, subpublications FROM pg_subscription) AS s WHERE s.oid = %s",
+        [oid],
+    )
+    if not state.attended and state.working >= state.workers:
+        raise Refused(
+            "{0}: all {1} of max_logical_replication_workers are busy on the replica.".format(label, state.workers)
+        )
+    try:
+        with Session(endpoint) as source:
+            _ask_publisher(source, session, state.subpublications, name, unready, failures)
+    except DistributedError as error:
+        raise Refused("{0}: {1}".format(label, error), tables=_as_result(unready)) from None
+    if not state.subenabled:
+        raise Refused("{0}: it is disabled, after an error that the replica's log tells.".format(label))
+    if failures >= FAILURES:
+        raise Refused(
+            "{0}: it failed {1} times for {2}; the replica's log says why. Rows that the tables already hold are the usual "
+            "reason.".format(label, failures, enumerate_names(quoted(*key) for key in unready)),
+            tables=_as_result(unready),
+        )
+
+
+def _ask_publisher(
+    source: Session, session: Session, publications: Sequence[str], name: str, unready: Mapping[Any, str], failures: int
+) -> None:
+    """Do what the copy does, short of reading rows, and let the publisher's errors through."""
+    check_offer(source, session, offered(source, publications), name)
+    if not failures:
+        return
+    slots = source.row(
+        "SELECT (SELECT count(*) FROM pg_replication_slots) AS used, current_setting('max_replication_slots')::int AS most"
+    )
+    if slots.used >= slots.most:
+        raise Refused("All replication slots are in use (max_replication_slots = {0}).".format(slots.most))
+    timeout = source.value("SHOW statement_timeout")
+    if timeout != "0":
+        raise Refused(
+            "canceling statement due to statement timeout: user \"{0}\" has statement_timeout = {1} on the source, and the "
+            "copy of {2} takes longer. ALTER ROLE ... SET statement_timeout = 0 lifts it.".format(
+                source.endpoint.keywords.get("user"), timeout, enumerate_names(quoted(*key) for key in unready)
+            )
+        )
+
+
+def _progress(name: str, states: Mapping[Any, str], unready: Mapping[Any, str], seconds: int) -> str:
+    named = ["{0} ({1})".format(quoted(*key), STATES.get(state, state)) for key, state in unready.items()]
+    return 'Subscription "{0}" has {1} of {2} tables ready after {3} s; unfinished: {4}. The copy goes on.'.format(
+        name, len(states) - len(unready), len(states), seconds, enumerate_names(named)
+    )
+
+
+def _as_result(states: Mapping[Any, str]) -> dict[str, str]:
+    return {quoted(*key): STATES.get(state, state) for key, state in sorted(states.items())}

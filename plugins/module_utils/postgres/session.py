@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connections to one server: timeouts, version, identity, and errors as sentences."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Iterator, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused, Unreachable
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    SECRET_MARK,
+    Change,
+    compose,
+    literal,
+)
+
+try:
+    import psycopg2
+    from psycopg2 import errorcodes
+    from psycopg2.extras import NamedTupleCursor
+except ImportError:  # task.py reports it
+    psycopg2 = None
+
+OLDEST_VERSION = 130000
+LOCK_TIMEOUT_SECONDS = 3
+"""How long a statement may stand in the queue for a lock, since everything behind it stands there too."""
+CONNECT_TIMEOUT_SECONDS = 10
+
+_SETTINGS = {
+    "application_name": "postgresml.distributed",
+    "client_encoding": "UTF8",
+    "search_path": "pg_catalog, public, pg_temp",
+    "lock_timeout": "{0}s".format(LOCK_TIMEOUT_SECONDS),
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+}
+
+
+def version_text(version: int) -> str:
+    """C(server_version_num) for people: 150018 is 15.18."""
+    return "{0}.{1}".format(version // 10000, version % 10000)
+
+
+class Session:
+    """One connection in autocommit mode. Errors of the server become sentences without secrets."""
+
+    def __init__(self, endpoint: Endpoint, **settings: str) -> None:
+        self.endpoint = endpoint
+        self._connection = _connect(endpoint, {**_SETTINGS, **settings})
+        self._connection.autocommit = True
+        self.version: int = self._connection.server_version
+        if self.version < OLDEST_VERSION:
+            self.close()
+            raise Refused(
+                "The server of {0} is PostgreSQL {1}; this collection needs {2} or later.".format(
+                    endpoint, version_text(self.version), OLDEST_VERSION // 10000
+                )
+            )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self, query: Any, parameters: Any = None) -> list[Any]:
+        """The rows of a query as named tuples."""
+        with self._errors(), self._connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
+            cursor.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def row(self, query: Any, parameters: Any = None) -> Any:
+        """The only row of a query, or None."""
+        rows = self.rows(query, parameters)
+        return rows[0] if rows else None
+
+    def value(self, query: Any, parameters: Any = None) -> Any:
+        """The first column of the first row, or None."""
+        row = self.row(query, parameters)
+        return row[0] if row else None
+
+    def execute(self, statement: Any, parameters: Any = None) -> None:
+        with self._errors(), self._connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+
+    @contextlib.contextmanager
+    def transaction(self, commit: bool = True) -> Iterator[None]:
+        """BEGIN, and COMMIT unless the block raises or *commit* is false."""
+        self.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            if not self._connection.closed:
+                self._connection.cursor().execute("ROLLBACK")
+            raise
+        self.execute("COMMIT" if commit else "ROLLBACK")
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Run *changes* in their order; neighbours that may share a transaction share one."""
+        group: list[Change] = []
+        for change in changes:
+            if change.transactional and change.secret is None:
+                group.append(change)
+                continue
+            self._apply_together(group)
+            group = []
+            if change.secret is None:
+                self.execute(change.statement)
+            else:
+                self._execute_with_secret(change.statement, change.secret)
+        self._apply_together(group)
+
+    def _apply_together(self, changes: Sequence[Change]) -> None:
+        if changes:
+            with self.transaction():
+                for change in changes:
+                    self.execute(change.statement)
+
+    def _execute_with_secret(self, statement: Any, secret: str) -> None:
+        """Run *statement*, in which the marker SECRET stands for *secret* as a quoted literal.
+
+        A statement's text reaches the server's log (log_statement, log_min_error_statement), pg_stat_activity and
+        pg_stat_statements. So the secret travels as a custom setting in the start-up packet of a session of its own,
+        and the server's format() puts it into the statement. The error is raised anew, and warnings are kept from the
+        log where we may, because their context would quote the statement.
+        """
+        template = self.text_of(statement).replace("%", "%%").replace(SECRET_MARK, "%L")
+        body = compose(
+            "DECLARE problem text; detail text; hint text; BEGIN "
+            "BEGIN SET LOCAL log_min_messages = panic; EXCEPTION WHEN insufficient_privilege THEN NULL; END; "
+            "EXECUTE format({pattern}, current_setting('pgml_distributed.secret')); "
+            "EXCEPTION WHEN OTHERS THEN GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, "
+            "detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT; "
+            "RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = problem, DETAIL = detail, HINT = hint; END",
+            pattern=literal(template),
+        )
+        with Session(self.endpoint, **{"pgml_distributed.secret": secret}) as session:
+            session.execute(compose("DO {body}", body=literal(self.text_of(body))))
+
+    def text_of(self, statement: Any) -> str:
+        """The SQL text of a composed statement."""
+        return statement.as_string(self._connection)
+
+    @property
+    def system_identifier(self) -> str:
+        """What tells this cluster from every other, as text because JSON numbers can't hold it."""
+        return str(self.value("SELECT system_identifier FROM pg_control_system()"))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg2.Error as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: Any) -> ServerRefused:
+        code = error.pgcode
+        message = " ".join(part for part in (_sentence(error.diag.message_primary or str(error)), _sentence(error.diag.message_detail)) if part)
+        if code == errorcodes.LOCK_NOT_AVAILABLE:
+            message = "No lock within {0} s{1}. Nothing was changed; try again when it has ended.".format(
+                LOCK_TIMEOUT_SECONDS, self._blockers()
+            )
+        return ServerRefused("{0} said: {1}".format(str(self.endpoint).capitalize(), message), sqlstate=code)
+
+    def _blockers(self) -> str:
+        """Who holds locks that ours has to wait for, asked in a session of its own."""
+        with Session(self.endpoint) as session:
+            rows = session.rows(
+                "SELECT a.pid, a.usename, a.state, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age,"
+                " string_agg(DISTINCT l.relation::regclass::text, ', ') AS relations"
+                " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+                " WHERE l.granted AND l.locktype = 'relation' AND a.pid <> pg_backend_pid()"
+                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND l.relation >= 16384"
+                " GROUP BY a.pid, a.usename, a.state, a.xact_start ORDER BY a.xact_start LIMIT 3"
+            )
+        return "".join(
+            ': process {0.pid} of user "{0.usename}" ({0.state} for {0.age}) holds {0.relations}'.format(row) for row in rows
+        )
+
+
+def database_exists(endpoint: Endpoint) -> bool:
+    """Whether the server of *endpoint* has its database, asked in the maintenance database."""
+    with Session(endpoint.with_keywords(dbname="postgres")) as session:
+        return bool(session.value("SELECT 1 FROM pg_database WHERE datname = %s", [endpoint.keywords.get("dbname")]))
+
+
+def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
+    options = " ".join("-c {0}={1}".format(name, _escaped(value)) for name, value in settings.items())
+    keywords = {
+        "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
+        **endpoint.keywords,
+        "options": " ".join(filter(None, [endpoint.keywords.get("options"), options])),
+    }
+    try:
+        return psycopg2.connect(**keywords)
+    except psycopg2.OperationalError as error:
+        raise Unreachable(
+            "Can't connect to {0}: {1} Check the {2} options.".format(
+                endpoint, _sentence(_reason(str(error))), "login_*" if endpoint.option == "login" else endpoint.option
+            ),
+            option=endpoint.option,
+        ) from None
+
+
+def _escaped(value: str) -> str:
+    """A value for the start-up packet's options, in which a backslash protects spaces and backslashes."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ").replace("\n", "\\\n").replace("\t", "\\\t")
+
+
+def _reason(text: str) -> str:
+    """The last thing that libpq says; before it come the addresses that it tried."""
+    line = [part for part in text.strip().splitlines() if part.strip()][0]
+    return line.split("FATAL:")[-1].strip() if "FATAL:" in line else line.strip()
+
+
+def _sentence(text: str | None) -> str:
+    text = (text or "").strip()
+    return text if not text or text[-1] in ".!?" else text + "."

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Replication slots on the upstream."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import NAME_BYTES
+
+PATIENCE_SECONDS = 30
+"""How long a slot may stay active after its subscription was disabled."""
+CREATION_SECONDS = 10
+"""How long the creation of a slot may wait for the transactions that run: it blocks nobody meanwhile."""
+
+
+FIRST_COPY_SLOTS_SINCE = 140000
+
+
+class Slot(NamedTuple):
+    """A logical replication slot."""
+
+    name: str
+    database: str
+    plugin: str
+    active: bool
+    wal_status: str | None
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no slot can have, see
+    https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION."""
+    if not name or len(name) > NAME_BYTES or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_"):
+        raise Refused(
+            'slot_name "{0}" is not possible: a slot\'s name has 1 to {1} lower-case letters, digits and underscores.'.format(
+                name, NAME_BYTES
+            )
+        )
+
+
+def read(source: Session, name: str) -> Slot | None:
+    """The slot *name* of the session's server."""
+    row = source.row(
+        "SELECT slot_name, database, plugin, active, wal_status FROM pg_replication_slots WHERE slot_name = %s", [name]
+    )
+    return row and Slot(row.slot_name, row.database, row.plugin, row.active, row.wal_status)
+
+
+def check_room(source: Session, needed: int) -> None:
+    """Refuse when the server can't have *needed* more slots, or doesn't write what they need."""
+    row = source.row(
+        "SELECT current_setting('wal_level') AS wal_level, current_setting('max_replication_slots')::int AS most,"
+        " (SELECT count(*) FROM pg_replication_slots) AS used,"
+        " (SELECT string_agg(quote_ident(slot_name), ', ' ORDER BY slot_name) FROM pg_replication_slots) AS names"
+    )
+    if row.wal_level != "logical":
+        raise Refused(
+            "The server of {0} has wal_level = {1}: logical replication needs logical, which takes a restart.".format(
+                source.endpoint, row.wal_level
+            )
+        )
+    if row.most - row.used < needed:
+        raise Refused(
+            "All replication slots are in use on the server of {0}: {1} of max_replication_slots = {2}, and {3} more {4} "
+            "needed ({5}).".format(
+                source.endpoint, row.used, row.most, needed, "is" if needed == 1 else "are", row.names or "none"
+            )
+        )
+
+
+def create(source: Session, name: str, failover: bool) -> None:
+    """Create a slot for pgoutput. It gives up when older transactions don't end, and leaves nothing then."""
+    with Session(source.endpoint, lock_timeout="{0}s".format(CREATION_SECONDS)) as patient:
+        try:
+            if failover:
+                patient.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)", [name])
+            else:
+                patient.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+        except ServerRefused as error:
+            if error.details.get("sqlstate") != "55P03":
+                raise
+            raise Refused(
+                'Slot "{0}" was not created: on the server of {1} transactions kept running for {2} s{3}. Nothing was '
+                "changed; try again when they have ended.".format(name, source.endpoint, CREATION_SECONDS, _running(source))
+            ) from None
+
+
+def drop(source: Session, name: str) -> bool:
+    """Drop a slot once nobody uses it; False when it is still active after PATIENCE_SECONDS."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        slot = read(source, name)
+        if slot is None:
+            return True
+        if not slot.active:
+            source.execute("SELECT pg_drop_replication_slot(%s)", [name])
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+
+
+def names_of_first_copies(session: Session, subscription: int, tables: Sequence[int]) -> list[str]:
+    """The slots that first copies of these tables may have on the publisher; before 14 they were temporary."""
+    if session.version < FIRST_COPY_SLOTS_SINCE:
+        return []
+    return ["pg_{0}_sync_{1}_{2}".format(subscription, table, session.system_identifier) for table in tables]
+
+
+def left_by(source: Session, system_identifier: str, live: Sequence[int]) -> list[str]:
+    """The first-copy slots that the cluster *system_identifier* made for subscriptions it no longer has."""
+    return [
+        row.slot_name
+        for row in source.rows(
+            "SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ %s AND NOT active"
+            " AND NOT split_part(slot_name, '_', 2)::oid = ANY(%s::oid[]) ORDER BY 1",
+            ["^pg_[0-9]+_sync_[0-9]+_" + system_identifier + "$", list(live)],
+        )
+    ]
+
+
+def _running(source: Session) -> str:
+    """The transactions that slot creation waits for, oldest first, prepared ones too."""
+    rows: list[Any] = source.rows(
+        "SELECT 'process ' || a.pid || coalesce(' of user \"' || a.usename || '\"', '')"
+        "  || coalesce(', ' || a.state || ' for ' || date_trunc('second', clock_timestamp() - a.xact_start), '') AS what"
+        " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+        " WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' AND a.pid <> pg_backend_pid()"
+        " UNION ALL SELECT 'prepared transaction \"' || gid || '\"' FROM pg_prepared_xacts LIMIT 3"
+    )
+    return ": " + "; ".join(row.what for row in rows) if rows else ""

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The life of a subscription across both servers: created, altered, waited for, and removed with its slots."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    ServerRefused,
+    TimedOut,
+    Unreachable,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import slot, subscription
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
+from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
+
+_UNSEEN_VERSION = 990000
+"""Taken for the version of a server that check mode can't ask, because its database is yet to be created."""
+
+
+def manage(task: Task) -> None:
+    """Bring the subscription of the task's options to its state."""
+    session = task.session_or_none()
+    with session or contextlib.nullcontext():
+        current = session and subscription.read(session, task.params["name"])
+        if task.params["state"] == "absent":
+            _remove(task, session, current)
+            return
+        wanted = subscription.wanted_from(task.params, session.version if session else _UNSEEN_VERSION)
+        if session is None or current is None or current.placeholder:
+            _create(task, session, current, wanted)
+        else:
+            _alter(task, session, current, wanted)
+
+
+def _create(task: Task, session: Session | None, placeholder: Subscription | None, wanted: Subscription) -> None:
+    endpoint = wanted.endpoint
+    if not wanted.publications or endpoint is None:
+        raise Refused('To create subscription {0}, publications and source are needed.'.format(quoted(wanted.name)))
+    future = wanted.over(None)
+    slot.check_name(future.slot_name or "")
+    copy_data = task.params["copy_data"]
+    source = task.source_or_none(endpoint)
+    task.note(subscription.plan_new(future, copy_data)[0].words)
+    task.describe(None, future.as_result())
+    task.result["subscription"] = future.as_result()
+    with source or contextlib.nullcontext():
+        if session and placeholder:
+            _clear_placeholder(task, session, source, placeholder)
+        if session and source:
+            with task.lenient():
+                _check_before_creation(session, source, future, copy_data)
+        if session and source and not task.check_mode:
+            _create_on_both(session, source, future, copy_data)
+    if session and not task.check_mode:
+        _wait(task, session, endpoint, future, fresh=True)
+
+
+def _check_before_creation(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
+    offer = insight.offered(source, sorted(future.publications or ()))
+    insight.check_offer(source, session, offer, future.name)
+    if copy_data:
+        insight.check_empty(session, offer)
+    if slot.read(source, future.slot_name or ""):
+        raise Refused(
+            'Slot "{0}" exists on the server of {1} already, and subscription {2} doesn\'t: choose another slot_name, or drop '
+            "the slot with state=absent and this slot_name if nobody uses it.".format(
+                future.slot_name, source.endpoint, quoted(future.name)
+            )
+        )
+    slot.check_room(source, 2 if copy_data and offer else 1)
+
+
+def _create_on_both(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
+    """The steps of subscription.py's first paragraph; an error undoes those already done."""
+    session.apply(subscription.plan_placeholder(future))
+    try:
+        slot.create(source, future.slot_name or "", failover=future.options.get("failover") == "true")
+        session.apply(subscription.plan_new(future, copy_data))
+    except DistributedError:
+        slot.drop(source, future.slot_name or "")
+        session.apply(subscription.plan_detached(future, None))
+        raise
+
+
+def _clear_placeholder(task: Task, session: Session, source: Session | None, placeholder: Subscription) -> None:
+    """Remove what a run that died before its end had begun."""
+    if task.check_mode:
+        return
+    if source and placeholder.slot_name:
+        slot.drop(source, placeholder.slot_name)
+    session.apply(subscription.plan_detached(placeholder, None))
+
+
+def _alter(task: Task, session: Session, current: Subscription, wanted: Subscription) -> None:
+    endpoint = wanted.endpoint or current.endpoint
+    if current.endpoint is None and wanted.endpoint is not None:
+        task.warn("The connection of {0} was not compared: only superusers can read it.".format(quoted(current.name)))
+    future = wanted.over(current)
+    changes = subscription.plan(current, wanted, session.version)
+    source = task.source_or_none(endpoint) if endpoint else None
+    with source or contextlib.nullcontext():
+        if source:
+            with task.lenient():
+                changes += _plan_with_source(session, source, current, future, task.params["copy_data"])
+        task.describe(current.as_result(), future.as_result())
+        task.result["subscription"] = future.as_result()
+        task.apply(session, changes)
+    if endpoint and not task.check_mode:
+        _wait(task, session, endpoint, future, fresh=False)
+
+
+def _plan_with_source(session: Session, source: Session, current: Subscription, future: Subscription, copy_data: bool) -> Any:
+    """Check the slot, and refresh the list of tables when it differs from what is published."""
+    there = slot.read(source, future.slot_name or "") if future.slot_name else None
+    if future.slot_name and (there is None or there.wal_status == "lost"):
+        raise Refused(
+            'Slot "{0}" of subscription {1} {2} on the server of {3}: changes since then are missing here. Remove the '
+            "subscription with state=absent, empty its tables, and create it again.".format(
+                future.slot_name, quoted(current.name), "has lost its WAL" if there else "is gone", source.endpoint
+            )
+        )
+    if not future.enabled:
+        return []
+    offer = insight.offered(source, sorted(future.publications or ()))
+    states = insight.subscribed(session, current.oid)
+    new = {key: table for key, table in offer.items() if key not in states}
+    if new:
+        insight.check_offer(source, session, new, current.name)
+        if copy_data:
+            insight.check_empty(session, new)
+    return subscription.plan_refresh(current, offer, states, copy_data)
+
+
+def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription, fresh: bool) -> None:
+    current = subscription.read(session, future.name)
+    if not current or not current.enabled or not task.params["wait"]:
+        return
+    try:
+        insight.wait_until_ready(session, endpoint, current.oid, current.name, task.params["wait_timeout"])
+    except TimedOut:
+        raise
+    except DistributedError as error:
+        if not fresh or insight.any_copied(session, current.oid):
+            raise Refused(
+                "{0} The subscription and its slot stay, and a rerun goes on where it stopped.".format(error),
+                **error.details,
+            ) from None
+        _remove_from_both(task, session, current, endpoint)
+        raise Refused("{0} The subscription and its slot were removed again.".format(error), **error.details) from None
+
+
+def _remove(task: Task, session: Session | None, current: Subscription | None) -> None:
+    params = task.params
+    endpoint = Endpoint.from_source(params["source"]) if params["source"] else current and current.endpoint
+    task.describe(current and current.as_result(), None)
+    if session and current:
+        task.note('Drop subscription "{0}"'.format(current.name))
+        if not task.check_mode:
+            _remove_from_both(task, session, current, endpoint)
+    elif session and endpoint and params["slot_name"]:
+        _settle(task, session, endpoint, params["slot_name"])
+
+
+def _remove_from_both(task: Task, session: Session, current: Subscription, endpoint: Endpoint | None) -> None:
+    """Disable, drop the slot, drop the subscription: in this order a run that dies is found by the next."""
+    if current.enabled:
+        session.apply(subscription.plan_disable(current))
+    unfinished = insight.unfinished(session, current.oid)
+    problem = "no connection to the upstream is known"
+    dropped = current.slot_name is None
+    source = None
+    with contextlib.ExitStack() as stack:
+        try:
+            source = stack.enter_context(Session(endpoint)) if endpoint else None
+            if source and current.slot_name:
+                dropped = slot.drop(source, current.slot_name)
+                problem = "somebody still uses it"
+        except (Unreachable, ServerRefused) as error:
+            problem = str(error)
+        session.apply(subscription.plan_detached(current, endpoint if source is None and unfinished else None))
+        if source:
+            _drop_leftovers(session, source)
+    if dropped:
+        return
+    names = [current.slot_name] + ([] if source else slot.names_of_first_copies(session, current.oid, unfinished))
+    _owe(task, endpoint, names, problem)
+
+
+def _drop_leftovers(session: Session, source: Session) -> None:
+    live = [row.oid for row in session.rows("SELECT oid FROM pg_subscription")]
+    for name in slot.left_by(source, session.system_identifier, live):
+        slot.drop(source, name)
+
+
+def _settle(task: Task, session: Session, endpoint: Endpoint, name: str) -> None:
+    """Drop the slot that an earlier removal had to leave behind."""
+    try:
+        with Session(endpoint) as source:
+            there = slot.read(source, name)
+            if there is None:
+                return
+            if there.active or there.plugin != "pgoutput" or there.database != endpoint.keywords.get("dbname"):
+                raise Refused(
+                    'Slot "{0}" on the server of {1} is {2}: it was left as it is.'.format(
+                        name, endpoint, "in use" if there.active else "not one of this database's subscriptions"
+                    )
+                )
+            task.note('Drop slot "{0}"'.format(name))
+            if not task.check_mode:
+                slot.drop(source, name)
+    except Unreachable as error:
+        task.warn("Whether slot {0} is gone could not be seen: {1}".format(quoted(name), error))
+
+
+def _owe(task: Task, endpoint: Endpoint | None, names: list[Any], problem: str) -> None:
+    """Return the slots that stay behind, and say so: they hold back WAL on the upstream until somebody drops them."""
+    keywords = endpoint.keywords if endpoint else {}
+    task.result["debts"] = [
+        {
+            "slot_name": name,
+            "host": keywords.get("host"),
+            "port": int(keywords.get("port", 5432)),
+            "database": keywords.get("dbname"),
+        }
+        for name in names
+    ]
+    task.warn(
+        "Slot {0} stays on the upstream and holds back its WAL until it is dropped: {1} Run the same task again when the "
+        "upstream can be reached.".format(", ".join(map(str, names)), problem)
+    )

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which tables a list of names, schemas, or a whole database means, read for all of them in one query each."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    enumerate_names,
+    quoted,
+)
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+    "I": "an index",
+    "c": "a composite type",
+    "t": "a TOAST table",
+}
+
+_USER_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
+
+
+class Table(NamedTuple):
+    """A table and what the request says of it."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """pg_class.relkind: C(r) or C(p)"""
+    columns: tuple[str, ...] | None = None
+    where: str | None = None
+
+    @property
+    def label(self) -> str:
+        return quoted(self.schema, self.name)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.schema, self.name)
+
+
+class TableRequest(NamedTuple):
+    """One entry of a C(tables) option."""
+
+    name: str
+    columns: tuple[str, ...] | None
+    where: str | None
+
+
+def parse_requests(entries: Iterable[Any] | None) -> list[TableRequest] | None:
+    """The entries of a C(tables) option in their short or long form."""
+    return None if entries is None else [_parse_request(entry) for entry in entries]
+
+
+def _parse_request(entry: Any) -> TableRequest:
+    if isinstance(entry, str):
+        return TableRequest(entry, None, None)
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise Refused("tables: {0!r} is neither a name nor a mapping with a name.".format(entry))
+    unknown = set(entry) - {"name", "columns", "where"}
+    if unknown:
+        raise Refused(
+            "tables: {0} has unknown key {1}; known are name, columns and where.".format(
+                entry["name"], enumerate_names(map(str, unknown))
+            )
+        )
+    columns, where = entry.get("columns"), entry.get("where")
+    if columns is not None and (isinstance(columns, str) or not columns or not all(isinstance(c, str) for c in columns)):
+        raise Refused("tables: the columns of {0} must be a list of at least one name.".format(entry["name"]))
+    if where is not None and (not isinstance(where, str) or not where.strip()):
+        raise Refused("tables: where of {0} must be an SQL condition.".format(entry["name"]))
+    return TableRequest(entry["name"], tuple(columns) if columns else None, where)
+
+
+def parse_names(session: Session, names: Sequence[str]) -> list[tuple[str, str]]:
+    """(schema, table) of names written as in SQL; without a schema it is C(public)."""
+    try:
+        parsed = session.rows("SELECT name, parse_ident(name) AS parts FROM unnest(%s::text[]) AS name", [list(names)])
+    except ServerRefused as error:
+        raise Refused(
+            "A table name can't be read: {0} Write names as in SQL, with double quotes around "
+            'parts that hold capitals, spaces, dots or quotes, such as public."Order Lines".'.format(error)
+        ) from None
+    parts = {row.name: row.parts for row in parsed}
+    for name in names:
+        if len(parts[name]) > 2:
+            raise Refused('The table name {0} has {1} parts: write schema.table, and quote a part that holds a dot.'.format(name, len(parts[name])))
+    return [("public", parts[name][0]) if len(parts[name]) == 1 else tuple(parts[name]) for name in names]
+
+
+def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
+    """The tables of *requests* with their inheritance children, in the order asked for; refuses what isn't one."""
+    keys = parse_names(session, [request.name for request in requests])
+    _refuse_twice(keys)
+    found = {
+        (row.schema, row.name): row
+        for row in session.rows(
+            "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,"
+            " array(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0"
+            " AND NOT attisdropped ORDER BY attnum) AS columns"
+            " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
+            " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name",
+            [[key[0] for key in keys], [key[1] for key in keys]],
+        )
+    }
+    _refuse_missing(session, [key for key in keys if key not in found])
+    tables = []
+    for key, request in zip(keys, requests):
+        row = found[key]
+        _refuse_unfit(row)
+        _refuse_columns(row, request)
+        columns = request.columns and tuple(c for c in row.columns if c in request.columns)
+        tables.append(Table(row.oid, row.schema, row.name, row.kind, columns, request.where))
+    # PostgreSQL takes a table to mean its inheritance children too, unless ONLY is written; we spell them out.
+    return _with_descendants(session, tables, partitions=False)
+
+
+def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
+    """The permanent tables of *schemas*, or of the whole database when None."""
+    if schemas is not None:
+        known = {row.nspname for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])}
+        missing = [schema for schema in schemas if schema not in known]
+        if missing:
+            raise Refused(
+                "There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint)
+            )
+    return [
+        Table(row.oid, row.schema, row.name, row.kind)
+        for row in session.rows(
+            "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
+            " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND (%(schemas)s::text[] IS NULL"
+            "  OR n.nspname = ANY(%(schemas)s)) AND " + _USER_SCHEMAS + " ORDER BY 2, 3",
+            {"schemas": None if schemas is None else list(schemas)},
+        )
+    ]
+
+
+def not_movable(session: Session, schemas: Sequence[str] | None) -> list[dict[str, str]]:
+    """What lies in *schemas*, or in the database, and doesn't travel: unlogged and foreign tables, materialized views."""
+    return [
+        {"name": quoted(row.schema, row.name), "reason": row.reason}
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name, CASE WHEN c.relkind = 'm' THEN 'materialized view'"
+            " WHEN c.relkind = 'f' THEN 'foreign table' ELSE 'unlogged table' END AS reason"
+            " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE (c.relkind IN ('m', 'f') OR c.relkind IN ('r', 'p') AND c.relpersistence = 'u')"
+            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND " + _USER_SCHEMAS + " ORDER BY 1, 2",
+            {"schemas": None if schemas is None else list(schemas)},
+        )
+    ]
+
+
+def with_partitions(session: Session, tables: Sequence[Table]) -> list[Table]:
+    """*tables* and all partitions below them; a partition has the columns and the filter of its topmost table."""
+    return _with_descendants(session, tables, partitions=True)
+
+
+def _with_descendants(session: Session, tables: Sequence[Table], partitions: bool) -> list[Table]:
+    known = {table.oid: table for table in tables}
+    for row in session.rows(
+        "WITH RECURSIVE below AS (SELECT inhparent AS top, inhrelid AS oid FROM pg_inherits WHERE inhparent = ANY(%s)"
+        " UNION SELECT below.top, i.inhrelid FROM below JOIN pg_inherits AS i ON i.inhparent = below.oid)"
+        " SELECT below.top, c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
+        " FROM below JOIN pg_class AS c ON c.oid = below.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE c.relispartition = %s AND c.relkind IN ('r', 'p') ORDER BY 3, 4",
+        [[table.oid for table in tables if (table.kind == "p") == partitions], partitions],
+    ):
+        top = known[row.top]
+        known.setdefault(row.oid, Table(row.oid, row.schema, row.name, row.kind, top.columns, top.where))
+    return list(known.values())
+
+
+def _refuse_twice(keys: Sequence[tuple[str, str]]) -> None:
+    twice = {quoted(*key) for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
+    if twice:
+        raise Refused("tables: named more than once: {0}.".format(enumerate_names(twice)))
+
+
+def _refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None:
+    if not missing:
+        return
+    existing = {
+        quoted(row.schema, row.name): (row.schema + "." + row.name).lower()
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND " + _USER_SCHEMAS
+        )
+    }
+    hints = []
+    for key in missing:
+        close = difflib.get_close_matches(".".join(key).lower(), existing.values(), 1, 0.8)
+        hints += [label for label, folded in existing.items() if folded in close]
+    raise Refused(
+        "There is no table {0} in {1}{2}".format(
+            enumerate_names(quoted(*key) for key in missing),
+            session.endpoint,
+            "; did you mean {0}?".format(enumerate_names(set(hints))) if hints else ".",
+        )
+    )
+
+
+def _refuse_unfit(row: Any) -> None:
+    label = quoted(row.schema, row.name)
+    if row.kind in _KINDS:
+        raise Refused("{0} is {1}: only tables can be distributed.".format(label, _KINDS[row.kind]))
+    if row.persistence != "p":
+        what = "an unlogged table: its rows are not in the WAL" if row.persistence == "u" else "a temporary table"
+        raise Refused("{0} is {1}, so it can't be replicated.".format(label, what))
+    if row.schema in ("pg_catalog", "information_schema"):
+        raise Refused("{0} is a system table, which can't be replicated.".format(label))
+
+
+def _refuse_columns(row: Any, request: TableRequest) -> None:
+    unknown = [column for column in request.columns or () if column not in row.columns]
+    if unknown:
+        raise Refused(
+            "{0} has no column {1}; it has {2}.".format(
+                quoted(row.schema, row.name),
+                enumerate_names(quoted(name) for name in unknown),
+                enumerate_names((quoted(name) for name in row.columns), 20),
+            )
+        )

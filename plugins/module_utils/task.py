@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One Ansible task: the only place that knows AnsibleModule, check mode and diff, and where a module ends."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    Unreachable,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import LOGIN_OPTIONS, Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, database_exists
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change
+
+try:
+    import psycopg2  # noqa: F401
+
+    _MISSING = None
+except ImportError:
+    _MISSING = traceback.format_exc()
+
+
+class Task:
+    """What a room below needs to know of the task it serves."""
+
+    def __init__(self, params: Mapping[str, Any], check_mode: bool, warn: Callable[[str], None]) -> None:
+        self.params = params
+        self.check_mode = check_mode
+        self.warn = warn
+        self.result: dict[str, Any] = {}
+        self._changes: list[str] = []
+        self._before: dict[str, Any] | None = None
+        self._after: dict[str, Any] | None = None
+
+    def session(self) -> Session:
+        """A session in the database of the C(login_*) options."""
+        return Session(Endpoint.from_login(self.params))
+
+    def session_or_none(self) -> Session | None:
+        """The same, or None in check mode when an earlier task would have created the database."""
+        endpoint = Endpoint.from_login(self.params)
+        if self.check_mode and not database_exists(endpoint):
+            return None
+        return Session(endpoint)
+
+    def source_or_none(self, endpoint: Endpoint) -> Session | None:
+        """A session at the source, or None in check mode when an earlier task would have opened the way there."""
+        try:
+            return Session(endpoint)
+        except Unreachable as error:
+            if not self.check_mode:
+                raise
+            self.warn("{0} In check mode this is taken for something that an earlier task would create.".format(error))
+            return None
+
+    @contextlib.contextmanager
+    def lenient(self) -> Iterator[None]:
+        """In check mode, let refusals be warnings: an earlier task may be about to remove their reason."""
+        try:
+            yield
+        except Refused as error:
+            if not self.check_mode:
+                raise
+            self.warn("In check mode only: {0}".format(error))
+
+    def apply(self, session: Session | None, changes: Sequence[Change]) -> None:
+        """Note *changes* and, outside check mode, carry them out."""
+        self.note(*[change.words for change in changes])
+        if session and not self.check_mode:
+            session.apply(changes)
+
+    def note(self, *words: str) -> None:
+        """Say what changes."""
+        self._changes.extend(words)
+
+    def describe(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+        """The two sides of the diff."""
+        self._before, self._after = before, after
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What the module returns."""
+        return {
+            "changed": bool(self._changes),
+            "changes": self._changes,
+            "diff": {"before": self._before or {}, "after": self._after or {}},
+            **self.result,
+        }
+
+
+def run(options: dict[str, Any], body: Callable[[Task], None], **constraints: Any) -> None:
+    """Run *body* as an Ansible module whose options are *options* and the login options."""
+    module = AnsibleModule(argument_spec={**options, **LOGIN_OPTIONS}, supports_check_mode=True, **constraints)
+    if _MISSING:
+        module.fail_json(msg=missing_required_lib("psycopg2"), exception=_MISSING)
+    task = Task(module.params, module.check_mode, module.warn)
+    try:
+        body(task)
+    except DistributedError as error:
+        module.fail_json(msg=str(error), **error.details)
+    outcome = task.outcome
+    if not module._diff:  # the documented way to ask for diff mode
+        del outcome["diff"]
+    module.exit_json(**outcome)
