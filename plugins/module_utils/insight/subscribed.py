@@ -30,6 +30,8 @@ FAILURES = 3
 """Failed copies of which nothing more is known, until the wait gives up."""
 STATISTICS_SINCE = 150000
 COLUMN_LISTS_SINCE = 150000
+GENERATED_COLUMNS_SINCE = 180000
+"""Before 18 generated columns are never published, though pg_publication_tables lists them."""
 
 
 class Offer(NamedTuple):
@@ -46,7 +48,8 @@ def offered(source: Session, publications: Sequence[str]) -> dict[Any, Offer]:
     missing = [name for name in publications if name not in known]
     if missing:
         raise Refused("There is no publication {0} in {1}.".format(enumerate_names(map(quoted, missing)), source.endpoint))
-    listed = "pt.attnames" if source.version >= COLUMN_LISTS_SINCE else "NULL::name[]"
+    listed = " AND a.attname = ANY(pt.attnames)" if source.version >= COLUMN_LISTS_SINCE else ""
+    stored = " AND a.attgenerated = ''" if source.version < GENERATED_COLUMNS_SINCE else ""
     return {
         (row.schema, row.name): Offer(tuple(row.columns), row.readable)
         for row in source.rows(
@@ -56,8 +59,7 @@ def offered(source: Session, publications: Sequence[str]) -> dict[Any, Offer]:
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
             " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-            "  AND CASE WHEN " + listed + " IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY(" + listed + ") END"
-            " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
+            + listed + stored + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
             [list(publications)],
         )
     }

@@ -84,7 +84,9 @@ def _wanted(session: Session, params: Any) -> Grants:
     if params["all_tables"]:
         found = tables.in_schemas(session, None)
     else:
-        found = tables.resolve(session, tables.parse_requests(params["tables"]) or [])
+        requests = tables.parse_requests(params["tables"]) or []
+        once = dict(zip(tables.parse_names(session, [request.name for request in requests]), requests))
+        found = tables.resolve(session, list(once.values()))
         found += tables.in_schemas(session, params["schemas"]) if params["schemas"] else []
         found = tables.with_partitions(session, found)
     keys = frozenset(table.key for table in found)

@@ -37,6 +37,8 @@ class Table(NamedTuple):
     """pg_class.relkind: C(r) or C(p)"""
     columns: tuple[str, ...] | None = None
     where: str | None = None
+    top: tuple[str, str] | None = None
+    """the partitioned table or inheritance parent by which it was found"""
 
     @property
     def label(self) -> str:
@@ -176,7 +178,7 @@ def _with_descendants(session: Session, tables: Sequence[Table], partitions: boo
         [[table.oid for table in tables if (table.kind == "p") == partitions], partitions],
     ):
         top = known[row.top]
-        known.setdefault(row.oid, Table(row.oid, row.schema, row.name, row.kind, top.columns, top.where))
+        known.setdefault(row.oid, Table(row.oid, row.schema, row.name, row.kind, top.columns, top.where, top.key))
     return list(known.values())
 
 

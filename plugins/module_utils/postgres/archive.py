@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Definitions in a pg_dump archive: made from a source, picked by catalog identity, given back as SQL."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Container, Iterable, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres import client_tools
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import (
+    LOCK_TIMEOUT_SECONDS,
+    Session,
+)
+
+_ENTRY = re.compile(r"^(\d+); (\d+) (\d+) (.*)$")
+_RESTRICT = re.compile(r"^\\(un)?restrict \w+$", re.MULTILINE)
+"""psql's own commands around a plain dump, in clients of August 2025 and later; see CVE-2025-8714."""
+_TRANSACTION_TIMEOUT_SINCE = 170000
+
+
+class Entry(NamedTuple):
+    """A line of the archive's table of contents."""
+
+    number: str
+    identity: tuple[int, int]
+    """(catalog oid, object oid) on the source, or (0, 0)"""
+    text: str
+    """kind, schema, name and owner, with spaces between"""
+
+
+class Archive:
+    """A custom-format archive of definitions in *directory*."""
+
+    def __init__(self, source: Session, directory: str, name: str) -> None:
+        self._source = source
+        self._path = os.path.join(directory, name)
+        major = source.version // 10000
+        self._dump = client_tools.find("pg_dump", major)
+        self._restore = client_tools.find("pg_restore", self._dump.major)
+
+    def dump(self, arguments: Iterable[str]) -> None:
+        """Write the archive. It takes ACCESS SHARE locks on the tables that it holds, or gives up soon."""
+        client_tools.run(
+            self._dump,
+            [
+                "--format=custom",
+                "--schema-only",
+                "--no-owner",
+                "--no-privileges",
+                "--no-comments",
+                "--no-publications",
+                "--no-subscriptions",
+                "--no-security-labels",
+                "--no-tablespaces",
+                "--lock-wait-timeout={0}".format(LOCK_TIMEOUT_SECONDS * 1000),
+                "--file=" + self._path,
+                *arguments,
+            ],
+            self._source.endpoint,
+        )
+
+    def entries(self) -> list[Entry]:
+        """The table of contents in the order in which it is restored."""
+        listing = client_tools.run(self._restore, ["--list", self._path])
+        matches = [_ENTRY.match(line) for line in listing.splitlines()]
+        return [Entry(m.group(1), (int(m.group(2)), int(m.group(3))), m.group(4)) for m in matches if m]
+
+    def script(self, entries: Sequence[Entry], target_version: int) -> str:
+        """The SQL of *entries* for a server of *target_version*."""
+        if not entries:
+            return ""
+        use_list = self._path + ".list"
+        with open(use_list, "w", encoding="utf-8") as handle:
+            handle.writelines("{0}; {1} {2} {3}\n".format(e.number, *e.identity, e.text) for e in entries)
+        text = client_tools.run(
+            self._restore,
+            ["--no-owner", "--no-privileges", "--use-list=" + use_list, "--file=-", self._path],
+        )
+        text = _RESTRICT.sub("", text)
+        if target_version < _TRANSACTION_TIMEOUT_SINCE:
+            text = text.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
+        return text
+
+
+def picked(entries: Iterable[Entry], identities: Container[tuple[int, int]], texts: Container[str]) -> list[Entry]:
+    """The entries of these objects: most have an identity; attachments and ownerships are known by their text only."""
+    return [entry for entry in entries if entry.identity in identities or (entry.identity == (0, 0) and entry.text in texts)]
+
+
+def as_pattern(schema: str, name: str) -> str:
+    """A name as pg_dump's --table takes it: in quotes, nothing is a wildcard."""
+    return ".".join('"{0}"'.format(part.replace('"', '""')) for part in (schema, name))

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PostgreSQL's client programs: the right major version, run without secrets in argv, their errors as sentences."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+from typing import NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+
+_DIRECTORIES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+"""Where Debian's and the PostgreSQL project's packages put the programs of each major version."""
+
+
+class Program(NamedTuple):
+    """A client program."""
+
+    path: str
+    major: int
+
+
+def find(name: str, major: int) -> Program:
+    """The oldest *name* on this host that is not older than *major*: pg_dump refuses newer servers."""
+    paths = [path for pattern in _DIRECTORIES for path in glob.glob(os.path.join(pattern, name))]
+    on_path = shutil.which(name)
+    programs = [Program(path, _major(path)) for path in paths + ([on_path] if on_path else [])]
+    fit = [program for program in programs if program.major >= major]
+    if not fit:
+        raise Refused(
+            "{0} of PostgreSQL {1} or later is needed on this host, and {2}: install the client package, such as "
+            "postgresql-client-{1} or postgresql{1}.".format(
+                name,
+                major,
+                "only {0} is here".format(max(program.major for program in programs)) if programs else "none is here",
+            )
+        )
+    return min(fit, key=lambda program: program.major)
+
+
+def _major(path: str) -> int:
+    """The major version a program says it has; 0 when it doesn't run."""
+    try:
+        answer = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    except OSError:
+        return 0
+    match = re.search(rb"\) (\d+)", answer.stdout)
+    return int(match.group(1)) if match else 0
+
+
+def run(program: Program, arguments: Sequence[str], endpoint: Endpoint | None = None) -> str:
+    """Run a program, connected to *endpoint* if given, and return what it prints."""
+    if endpoint is None:
+        return _run(program, arguments, None, "")
+    with endpoint.environment() as environment:
+        return _run(program, arguments, environment, " on {0}".format(endpoint))
+
+
+def _run(program: Program, arguments: Sequence[str], environment: dict[str, str] | None, where: str) -> str:
+    done = subprocess.run(
+        [program.path, *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        complaint = _complaint(done.stderr.decode("utf-8", "replace"))
+        raise ServerRefused("{0}{1} said: {2}".format(os.path.basename(program.path), where, complaint))
+    return done.stdout.decode("utf-8")
+
+
+def _complaint(stderr: str) -> str:
+    """The first error that a client program prints, without its own name."""
+    lines = [line for line in stderr.splitlines() if line.strip()] or ["nothing"]
+    errors = [line for line in lines if "error:" in line]
+    text = re.sub(r"^\S+: (error: )?(query failed: )?", "", (errors or lines)[0]).strip()
+    return text if text.endswith(".") else text + "."

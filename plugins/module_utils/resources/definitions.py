@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables, indexes and constraints as two servers define them, and where a pair of tables doesn't fit."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    enumerate_names,
+    quoted,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    name: str
+    type: str
+    """as format_type() spells it"""
+    labels: tuple[str, ...]
+    """of the column's enum, in order"""
+    optional: bool
+    """whether a row can be inserted without it"""
+    generated: bool
+
+
+class Definition(NamedTuple):
+    """A table as one server defines it."""
+
+    key: tuple[str, str]
+    kind: str
+    columns: Mapping[str, Column]
+    identified: bool
+    """whether it has a primary key or another replica identity"""
+
+
+class Attachment(NamedTuple):
+    """An index or a constraint of a table."""
+
+    key: tuple[str, str]
+    """of the table"""
+    name: str
+    kind: str
+    """C(key): what replication finds rows by; C(index); C(constraint); C(foreign key)"""
+    identity: tuple[int, int]
+    """as in pg_dump's table of contents"""
+    columns: frozenset[str]
+    refers: tuple[str, str] | None
+    """the table that a foreign key points to"""
+    attach: str | None
+    """how the table of contents calls its attachment to the index of the partitioned table"""
+
+
+def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Definition]:
+    """The tables of *keys* that exist, read in one query."""
+    wanted = list(keys)
+    definitions: dict[tuple[str, str], Definition] = {}
+    for row in session.rows(
+        "SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind,"
+        " c.relreplident IN ('f', 'i') OR EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)"
+        "  AS identified,"
+        " a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attgenerated <> '' AS generated,"
+        " NOT a.attnotnull OR a.atthasdef OR a.attidentity <> '' AS optional,"
+        " array(SELECT e.enumlabel::text FROM pg_enum AS e JOIN pg_type AS t ON t.oid = a.atttypid"
+        "  WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype) ORDER BY e.enumsortorder) AS labels"
+        " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
+        " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
+        " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name"
+        " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+        " ORDER BY c.oid, a.attnum",
+        [[key[0] for key in wanted], [key[1] for key in wanted]],
+    ):
+        key = (row.schema, row.name)
+        table = definitions.setdefault(key, Definition(key, row.kind, {}, row.identified))
+        if row.attname is not None:
+            column = Column(row.attname, row.type, tuple(row.labels), row.optional, row.generated)
+            table.columns[row.attname] = column  # type: ignore[index]
+    return definitions
+
+
+def differences(table: Table, source: Definition, target: Definition) -> list[str]:
+    """Why rows of *source* can't go to *target*, in words; empty when they can."""
+    if target.kind not in ("r", "p"):
+        return ["is no table on the target"]
+    listed = [name for name in (table.columns or source.columns) if not source.columns[name].generated]
+    found = []
+    for name in listed:
+        there = target.columns.get(name)
+        found += _column_differences(source.columns[name], there)
+    for name, column in target.columns.items():
+        if name not in listed and not column.optional and not column.generated:
+            found.append("column {0} is required on the target and gets no value".format(quoted(name)))
+    if source.identified and source.kind == "r" and not target.identified:
+        found.append("it has no primary key on the target")
+    return found
+
+
+def _column_differences(source: Column, target: Column | None) -> list[str]:
+    name = quoted(source.name)
+    if target is None:
+        return ["column {0} is missing".format(name)]
+    if target.generated:
+        return ["column {0} is generated on the target".format(name)]
+    if source.type != target.type:
+        return ["column {0} is {1} on the source and {2} on the target".format(name, source.type, target.type)]
+    lacking = [label for label in source.labels if label not in target.labels]
+    if lacking:
+        return ["type {0} of column {1} lacks {2} on the target".format(source.type, name, enumerate_names(map(repr, lacking)))]
+    return []
+
+
+def attachments(session: Session, keys: Iterable[tuple[str, str]]) -> list[Attachment]:
+    """The indexes and constraints of the tables of *keys*, read in one query; what is inherited comes with its parent."""
+    wanted = list(keys)
+    parameters = {"schemas": [key[0] for key in wanted], "names": [key[1] for key in wanted]}
+    return [
+        Attachment(
+            key=(row.schema, row.table_name),
+            name=row.name,
+            kind=row.kind,
+            identity=(row.classid, row.objid),
+            columns=frozenset(row.columns or ()),
+            refers=(row.refers_schema, row.refers_name) if row.refers_name else None,
+            attach=row.attach,
+        )
+        for row in session.rows(_ATTACHMENTS, parameters)
+    ]
+
+
+_ATTACHMENTS = (
+    "WITH t AS MATERIALIZED (SELECT c.oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner"
+    "  FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted(schema, name)"
+    "  JOIN pg_namespace AS n ON n.nspname = wanted.schema"
+    "  JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p')),"
+    " used AS MATERIALIZED (SELECT d.classid, d.objid, array_agg(a.attname::text) AS columns FROM t"
+    "  JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid > 0"
+    "  JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid GROUP BY 1, 2),"
+    " idx AS (SELECT t.schema, t.name AS table_name, x.relname AS name,"
+    "  CASE WHEN i.indisprimary OR i.indisreplident THEN 'key' WHEN k.oid IS NULL THEN 'index' ELSE 'constraint' END AS kind,"
+    "  CASE WHEN k.oid IS NULL THEN 'pg_class'::regclass::oid ELSE 'pg_constraint'::regclass::oid END AS classid,"
+    "  coalesce(k.oid, i.indexrelid) AS objid,"
+    "  CASE WHEN h.inhparent IS NOT NULL THEN concat_ws(' ', 'INDEX ATTACH', t.schema, x.relname, t.owner) END AS attach"
+    "  FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS x ON x.oid = i.indexrelid"
+    "  LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')"
+    "  LEFT JOIN pg_inherits AS h ON h.inhrelid = i.indexrelid),"
+    " other AS (SELECT t.schema, t.name AS table_name, k.conname AS name,"
+    "  CASE WHEN k.contype = 'f' THEN 'foreign key' ELSE 'constraint' END AS kind,"
+    "  'pg_constraint'::regclass::oid AS classid, k.oid AS objid, NULL AS attach, k.confrelid"
+    "  FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid WHERE k.conparentid = 0"
+    "  AND (k.contype = 'f' OR k.contype = 'c' AND NOT k.convalidated))"
+    " SELECT o.*, u.columns, NULL::text AS refers_schema, NULL::text AS refers_name FROM idx AS o LEFT JOIN used AS u USING (classid, objid)"
+    " UNION ALL SELECT o.schema, o.table_name, o.name, o.kind, o.classid, o.objid, o.attach, u.columns, n.nspname, c.relname"
+    " FROM other AS o LEFT JOIN used AS u USING (classid, objid) LEFT JOIN pg_class AS c ON c.oid = o.confrelid"
+    " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace ORDER BY 1, 2, 3"
+)
+
+
+def needed_objects(session: Session, starts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """What must exist before the objects *starts* can be made: types, functions, sequences, extensions, schemas.
+
+    Returns (catalog oid, object oid) -> identity as pg_identify_object() spells it. Follows pg_depend, and the hops that
+    it doesn't hold: a table's defaults and sequences, a composite type's columns, a domain's constraints.
+    """
+    return {
+        (row.classid, row.objid): row.identity
+        for row in session.rows(
+            _NEEDED, {"classes": [start[0] for start in starts], "objects": [start[1] for start in starts]}
+        )
+    }
+
+
+_NEEDED = (
+    "WITH RECURSIVE needed(classid, objid) AS ("
+    " SELECT * FROM unnest(%(classes)s::oid[], %(objects)s::oid[])"
+    " UNION SELECT hop.* FROM needed AS n, LATERAL ("
+    "  SELECT d.refclassid, d.refobjid FROM pg_depend AS d WHERE d.classid = n.classid AND d.objid = n.objid"
+    "   AND NOT (d.refclassid = 'pg_class'::regclass"
+    "    AND (SELECT relkind FROM pg_class WHERE oid = d.refobjid) NOT IN ('S', 'c'))"
+    "  UNION ALL SELECT 'pg_attrdef'::regclass, f.oid FROM pg_attrdef AS f"
+    "   WHERE n.classid = 'pg_class'::regclass AND f.adrelid = n.objid"
+    "  UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint AS k WHERE k.contype = 'c'"
+    "   AND (n.classid = 'pg_class'::regclass AND k.conrelid = n.objid OR n.classid = 'pg_type'::regclass AND k.contypid = n.objid)"
+    "  UNION ALL SELECT 'pg_class'::regclass, q.oid FROM pg_depend AS d JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S'"
+    "   WHERE n.classid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
+    "   AND d.refobjid = n.objid AND d.deptype IN ('a', 'i')"
+    "  UNION ALL SELECT 'pg_class'::regclass, y.typrelid FROM pg_type AS y JOIN pg_class AS c ON c.oid = y.typrelid"
+    "   WHERE n.classid = 'pg_type'::regclass AND y.oid = n.objid AND c.relkind = 'c'"
+    " ) AS hop(classid, objid) WHERE hop.objid >= 16384)"
+    " SELECT n.classid, n.objid, i.type || ' ' || i.identity AS identity"
+    " FROM needed AS n, LATERAL pg_identify_object(n.classid, n.objid, 0) AS i"
+)
+
+
+def existing(session: Session, identities: Iterable[str]) -> set[str]:
+    """Which of *identities* the session's database has: schemas, types, functions, sequences and the like."""
+    return {
+        row.identity
+        for row in session.rows(
+            "SELECT i.type || ' ' || i.identity AS identity FROM ("
+            " SELECT 'pg_namespace'::regclass AS classid, oid AS objid FROM pg_namespace"
+            " UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE oid >= 16384"
+            " UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE oid >= 16384"
+            " UNION ALL SELECT 'pg_extension'::regclass, oid FROM pg_extension"
+            " UNION ALL SELECT 'pg_collation'::regclass, oid FROM pg_collation WHERE oid >= 16384"
+            " UNION ALL SELECT 'pg_operator'::regclass, oid FROM pg_operator WHERE oid >= 16384"
+            " UNION ALL SELECT 'pg_opclass'::regclass, oid FROM pg_opclass WHERE oid >= 16384"
+            " UNION ALL SELECT 'pg_opfamily'::regclass, oid FROM pg_opfamily WHERE oid >= 16384"
+            " UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_class WHERE oid >= 16384 AND relkind IN ('S', 'c')"
+            ") AS o, LATERAL pg_identify_object(o.classid, o.objid, 0) AS i"
+            " WHERE i.type || ' ' || i.identity = ANY(%s)",
+            [list(identities)],
+        )
+    }
+
+
+def loose_ends(session: Session, oids: Sequence[int]) -> tuple[set[str], set[tuple[str, str]]]:
+    """What pg_dump's table of contents knows of the tables *oids* by text alone, and the sequences they own.
+
+    The texts are those of attachments of partitions whose parent is among *oids*, and of sequences owned by a column.
+    """
+    rows = session.rows(
+        "SELECT 'TABLE ATTACH' AS kind, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner"
+        " FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE c.relispartition AND i.inhrelid = ANY(%(oids)s) AND i.inhparent = ANY(%(oids)s)"
+        " UNION ALL SELECT 'SEQUENCE OWNED BY', n.nspname, c.relname, pg_get_userbyid(c.relowner) FROM pg_depend AS d"
+        " JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
+        " AND d.deptype IN ('a', 'i')",
+        {"oids": list(oids)},
+    )
+    texts = {" ".join((row.kind, row.schema, row.name, row.owner)).translate({10: " ", 13: " "}) for row in rows}
+    return texts, {(row.schema, row.name) for row in rows if row.kind == "SEQUENCE OWNED BY"}
+
+
+def sequences(session: Session, oids: Sequence[int]) -> set[tuple[str, str]]:
+    """The sequences among the relations *oids*."""
+    return {
+        (row.schema, row.name)
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE c.oid = ANY(%s) AND c.relkind = 'S'",
+            [list(oids)],
+        )
+    }
+
+
+def schemas(session: Session, oids: Sequence[int]) -> list[str]:
+    """The names of the schemas *oids*."""
+    return [row.nspname for row in session.rows("SELECT nspname FROM pg_namespace WHERE oid = ANY(%s) ORDER BY 1", [list(oids)])]
+
+
+def stand_alone(session: Session, identities: Iterable[tuple[int, int]]) -> bool:
+    """Whether any of *identities* is made by a statement of its own, as types, functions and extensions are."""
+    part_of_tables = {session.value("SELECT 'pg_attrdef'::regclass::oid"), session.value("SELECT 'pg_constraint'::regclass::oid")}
+    return any(catalog not in part_of_tables for catalog, _object in identities)

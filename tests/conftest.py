@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Servers and databases for the tests. Every process of pytest-xdist starts servers of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support import majors
+from tests.support.cluster import Cluster, make_directory
+from tests.support.pair import Pair, Place, pair_of
+
+SETTINGS = {
+    "max_connections": "100",
+    "max_replication_slots": "40",
+    "max_wal_senders": "40",
+    "max_worker_processes": "40",
+    "max_logical_replication_workers": "30",
+    "max_sync_workers_per_subscription": "4",
+    "max_prepared_transactions": "5",
+    "shared_buffers": "32MB",
+    # How soon a failed worker is started anew: 5 s by default.
+    "wal_retrieve_retry_interval": "300ms",
+}
+
+
+@functools.cache
+def programs() -> dict[int, Path]:
+    """The server programs that can be had, by major version."""
+    return majors.available()
+
+
+def program_of(major: int) -> Path:
+    """The server programs of a major version; without them the test is skipped."""
+    if major not in programs():
+        pytest.skip(f"no server programs of PostgreSQL {major}: not installed, and not fetched from the npm registry")
+    return programs()[major]
+
+
+class Servers:
+    """The clusters of this process, two of each major version at most, started when they are first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[tuple[int, str], Cluster] = {}
+
+    def get(self, major: int, side: str) -> Cluster:
+        if (major, side) not in self._running:
+            cluster = Cluster(make_directory(), program_of(major), SETTINGS)
+            self._running[major, side] = self._stack.enter_context(cluster)
+        return self._running[major, side]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture(scope="session")
+def default_major() -> int:
+    installed = majors.installed() or programs()
+    if not installed:
+        pytest.skip("no PostgreSQL server programs are installed or can be fetched")
+    return max(installed)
+
+
+@pytest.fixture(scope="session")
+def primary(servers: Servers, default_major: int) -> Cluster:
+    return servers.get(default_major, "primary")
+
+
+@pytest.fixture(scope="session")
+def replica(servers: Servers, default_major: int) -> Cluster:
+    return servers.get(default_major, "replica")
+
+
+@pytest.fixture
+def pair(primary: Cluster, replica: Cluster) -> Iterator[Pair]:
+    """Two fresh databases on servers of the default major version."""
+    with pair_of(primary, replica) as made:
+        yield made
+
+
+@pytest.fixture
+def upstream(pair: Pair) -> Place:
+    """A fresh database on the primary."""
+    return pair.source
+
+
+@pytest.fixture(params=sorted(majors.VERSIONS))
+def each_major(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Pair]:
+    """Two fresh databases on servers of every major version."""
+    with pair_of(servers.get(request.param, "primary"), servers.get(request.param, "replica")) as made:
+        yield made
+
+
+@pytest.fixture
+def newest(servers: Servers) -> Iterator[Pair]:
+    """Two fresh databases on servers of the newest major version."""
+    major = max(majors.VERSIONS)
+    with pair_of(servers.get(major, "primary"), servers.get(major, "replica")) as made:
+        yield made
