@@ -96,7 +96,7 @@ attributes:
     support: full
     details:
       - Row filters not seen before are spelled by the server on an empty temporary table, in a transaction that is rolled
-        back, in check mode too. That doesn't find filters that are valid conditions but not allowed as row filters.
+        back, in check mode too.
   diff_mode:
     support: full
   idempotent:

@@ -128,8 +128,8 @@ options:
   state:
     description:
       - Whether the subscription is there.
-      - V(absent) disables it, waits at most 30 seconds for its slot to be released, drops the slot and what unfinished first
-        copies left on the upstream, and then drops the subscription. The tables keep their rows.
+      - V(absent) disables it, waits at most 30 seconds for its slot to be released, and drops the slot, the subscription, and
+        what unfinished first copies left on the upstream. The tables keep their rows.
       - When the upstream can't be reached, or the slot is still in use, V(absent) detaches the subscription from its slot and
         drops it all the same. It succeeds with a warning, and what stays on the upstream is returned as RV(debts).
       - V(absent) without such a subscription, but with O(source) and O(slot_name), drops that slot, provided that it is idle,

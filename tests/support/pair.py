@@ -24,7 +24,9 @@ _CATALOGS = (
     "SELECT 'role', xmin::text, rolname::text FROM pg_authid",
     "SELECT 'publication', xmin::text, t::text FROM pg_publication AS t",
     "SELECT 'published', xmin::text, format('%s %s', prpubid, prrelid) FROM pg_publication_rel",
-    "SELECT 'subscription', xmin::text, t::text FROM pg_subscription AS t",
+    # The server itself takes two_phase from pending to enabled, some time.
+    "SELECT 'subscription', CASE WHEN to_jsonb(t) ->> 'subtwophasestate' IN ('p', 'e') THEN '' ELSE xmin::text END,"
+    " (to_jsonb(t) - 'subtwophasestate')::text FROM pg_subscription AS t",
     "SELECT 'subscribed', xmin::text, format('%s %s', srsubid, srrelid) FROM pg_subscription_rel",
     "SELECT 'class', xmin::text, format('%s %s %s', oid::regclass, relreplident, relacl) FROM pg_class"
     " WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'S', 'i') AND relpersistence <> 't'",
