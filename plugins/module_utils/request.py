@@ -18,7 +18,10 @@ def object_name(distribution: str) -> str:
 
 def slot_name(distribution: str, host: str) -> str:
     """The name of the slot by which *host* takes a distribution: a slot's name has lower-case letters, digits and _."""
-    return "".join(c if c in "abcdefghijklmnopqrstuvwxyz0123456789_" else "_" for c in "pgml_{0}_{1}".format(distribution, host).lower())
+    return "".join(
+        c if c in "abcdefghijklmnopqrstuvwxyz0123456789_" else "_"
+        for c in "pgml_{0}_{1}".format(distribution, host).lower()
+    )
 
 
 def problems(distributions: Any, hosts: Sequence[str]) -> list[str]:
@@ -38,13 +41,17 @@ def _entry_problems(entry: Any) -> list[str]:
     found = []
     unknown = sorted(set(entry) - _KEYS)
     if unknown:
-        found.append("{0} has unknown key {1}; known are {2}.".format(label, ", ".join(unknown), ", ".join(sorted(_KEYS))))
+        found.append(
+            "{0} has unknown key {1}; known are {2}.".format(label, ", ".join(unknown), ", ".join(sorted(_KEYS)))
+        )
     if not isinstance(entry.get("database"), str) or not entry["database"]:
         found.append("{0} has no database: name the one on the primary.".format(label))
     strategy = entry.get("strategy", "logical")
     if strategy not in STRATEGIES:
         found.append(
-            "{0} has strategy {1}, which this version can't do: use {2}.".format(label, strategy, " or ".join(STRATEGIES))
+            "{0} has strategy {1}, which this version can't do: use {2}.".format(
+                label, strategy, " or ".join(STRATEGIES)
+            )
         )
     for key in ("tables", "schemas"):
         if key in entry and (not isinstance(entry[key], Sequence) or isinstance(entry[key], str)):
@@ -67,7 +74,8 @@ def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[s
         for host in hosts:
             slot = slot_name(name, host)
             if len(slot) > NAME_BYTES:
-                yield 'The names of distribution "{0}" and host {1} are too long: slot "{2}" has {3} bytes and PostgreSQL keeps {4}.'.format(
+                words = 'The names of distribution "{0}" and host {1} are too long: slot "{2}" has {3} bytes and {4} fit.'
+                yield words.format(
                     name, host, slot, len(slot), NAME_BYTES
                 )
             elif slots.setdefault(slot, (name, host)) != (name, host):

@@ -42,12 +42,19 @@ class Offer(NamedTuple):
     """whether the connecting user may SELECT those columns"""
 
 
-def offered(source: Session, publications: Sequence[str]) -> dict[Any, Offer]:
-    """The tables that *publications* offer, by (schema, name); refuses publications that don't exist."""
-    known = {row.pubname for row in source.rows("SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [list(publications)])}
+def offered(source: Session, publications: Sequence[str], target_version: int) -> dict[Any, Offer]:
+    """The tables that *publications* offer, by (schema, name); refuses publications that can't be taken as they are."""
+    known = {
+        row.pubname
+        for row in source.rows("SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [list(publications)])
+    }
     missing = [name for name in publications if name not in known]
     if missing:
-        raise Refused("There is no publication {0} in {1}.".format(enumerate_names(map(quoted, missing)), source.endpoint))
+        raise Refused(
+            "There is no publication {0} in {1}.".format(enumerate_names(map(quoted, missing)), source.endpoint)
+        )
+    if target_version < COLUMN_LISTS_SINCE <= source.version:
+        _refuse_parts(source, publications)
     listed = " AND a.attname = ANY(pt.attnames)" if source.version >= COLUMN_LISTS_SINCE else ""
     stored = " AND a.attgenerated = ''" if source.version < GENERATED_COLUMNS_SINCE else ""
     return {
@@ -59,10 +66,29 @@ def offered(source: Session, publications: Sequence[str]) -> dict[Any, Offer]:
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
             " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-            + listed + stored + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
+            + listed
+            + stored
+            + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
             [list(publications)],
         )
     }
+
+
+def _refuse_parts(source: Session, publications: Sequence[str]) -> None:
+    """A subscriber before 15 copies whole tables at first, whatever the publication's row filters and column lists say."""
+    rows = source.rows(
+        "SELECT DISTINCT n.nspname AS schema, c.relname AS name FROM pg_publication_rel AS pr"
+        " JOIN pg_publication AS p ON p.oid = pr.prpubid JOIN pg_class AS c ON c.oid = pr.prrelid"
+        " JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE p.pubname = ANY(%s) AND (pr.prqual IS NOT NULL OR pr.prattrs IS NOT NULL)",
+        [list(publications)],
+    )
+    if rows:
+        raise Refused(
+            "{0} has a row filter or a column list, which replicas before PostgreSQL {1} ignore in the first copy.".format(
+                enumerate_names(quoted(row.schema, row.name) for row in rows), COLUMN_LISTS_SINCE // 10000
+            )
+        )
 
 
 def subscribed(session: Session, oid: int) -> dict[Any, str]:
@@ -83,7 +109,7 @@ def check_offer(source: Session, session: Session, offer: Mapping[Any, Offer], n
     unreadable = [quoted(*key) for key, table in offer.items() if not table.readable]
     if unreadable:
         raise Refused(
-            "The source would answer permission denied for table {0}: grant user \"{1}\" SELECT on it and USAGE on its "
+            'The source would answer permission denied for table {0}: grant user "{1}" SELECT on it and USAGE on its '
             "schema.".format(enumerate_names(unreadable), source.endpoint.keywords.get("user"))
         )
     target = _target_tables(session, offer)
@@ -134,16 +160,24 @@ def _check_single_feed(session: Session, keys: Any, name: str) -> None:
     if twice:
         raise Refused(
             "{0} takes {1} from subscription {2} already: two distributions must not fill the same table.".format(
-                str(session.endpoint).capitalize(), enumerate_names(twice), enumerate_names(map(quoted, set(twice.values())))
+                str(session.endpoint).capitalize(),
+                enumerate_names(twice),
+                enumerate_names(map(quoted, set(twice.values()))),
             )
         )
 
 
 def check_empty(session: Session, keys: Any) -> None:
     """Refuse tables that hold rows already: the first copy would add its own to them."""
-    filled = session.rows(
-        compose("SELECT label FROM ({looks}) AS looks(label, filled) WHERE filled", looks=union_all(map(_look, keys)))
-    ) if keys else []
+    filled = (
+        session.rows(
+            compose(
+                "SELECT label FROM ({looks}) AS looks(label, filled) WHERE filled", looks=union_all(map(_look, keys))
+            )
+        )
+        if keys
+        else []
+    )
     if filled:
         raise Refused(
             "Table {0} holds rows in {1}, and the first copy would add to them: empty it, or set copy_data to false if "
@@ -226,7 +260,8 @@ class _Watch:
             return 0
         return (
             self._session.value(
-                "SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats WHERE subid = %s", [self._oid]
+                "SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats WHERE subid = %s",
+                [self._oid],
             )
             or 0
         )
@@ -267,7 +302,7 @@ def _ask_publisher(
     source: Session, session: Session, publications: Sequence[str], name: str, unready: Mapping[Any, str], failures: int
 ) -> None:
     """Do what the copy does, short of reading rows, and let the publisher's errors through."""
-    check_offer(source, session, offered(source, publications), name)
+    check_offer(source, session, offered(source, publications, session.version), name)
     if not failures:
         return
     slots = source.row(
@@ -278,7 +313,7 @@ def _ask_publisher(
     timeout = source.value("SHOW statement_timeout")
     if timeout != "0":
         raise Refused(
-            "canceling statement due to statement timeout: user \"{0}\" has statement_timeout = {1} on the source, and the "
+            'canceling statement due to statement timeout: user "{0}" has statement_timeout = {1} on the source, and the '
             "copy of {2} takes longer. ALTER ROLE ... SET statement_timeout = 0 lifts it.".format(
                 source.endpoint.keywords.get("user"), timeout, enumerate_names(quoted(*key) for key in unready)
             )

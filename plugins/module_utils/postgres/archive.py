@@ -85,7 +85,9 @@ class Archive:
 
 def picked(entries: Iterable[Entry], identities: Container[tuple[int, int]], texts: Container[str]) -> list[Entry]:
     """The entries of these objects: most have an identity; attachments and ownerships are known by their text only."""
-    return [entry for entry in entries if entry.identity in identities or (entry.identity == (0, 0) and entry.text in texts)]
+    return [
+        entry for entry in entries if entry.identity in identities or (entry.identity == (0, 0) and entry.text in texts)
+    ]
 
 
 def as_pattern(schema: str, name: str) -> str:

@@ -17,6 +17,9 @@ except ImportError:  # task.py reports it
 
 _SSL_MODES = ["allow", "disable", "prefer", "require", "verify-ca", "verify-full"]
 
+SECRETS = ("password", "sslpassword")
+"""libpq keywords whose values are never shown."""
+
 _TLS_OPTIONS: dict[str, Any] = {
     "ssl_mode": {"type": "str", "choices": _SSL_MODES},
     "ca_cert": {"type": "path", "aliases": ["ssl_rootcert"]},
@@ -144,7 +147,7 @@ _ENVIRONMENT = {
 
 def _tls_keywords(params: Mapping[str, Any], where: str) -> dict[str, Any]:
     extra = dict(params["connect_params"] or {})
-    for secret in ("password", "sslpassword"):
+    for secret in SECRETS:
         if secret in extra:
             raise Refused(
                 "{0} holds {1}, which would show in Ansible's output: use the password option, "

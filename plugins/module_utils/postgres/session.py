@@ -159,7 +159,11 @@ class Session:
 
     def _explained(self, error: Any) -> ServerRefused:
         code = error.pgcode
-        message = " ".join(part for part in (_sentence(error.diag.message_primary or str(error)), _sentence(error.diag.message_detail)) if part)
+        message = " ".join(
+            part
+            for part in (_sentence(error.diag.message_primary or str(error)), _sentence(error.diag.message_detail))
+            if part
+        )
         if code == errorcodes.LOCK_NOT_AVAILABLE:
             message = "No lock within {0} s{1}. Nothing was changed; try again when it has ended.".format(
                 LOCK_TIMEOUT_SECONDS, self._blockers()
@@ -179,7 +183,8 @@ class Session:
                 " GROUP BY a.pid, a.usename, a.state, a.xact_start ORDER BY a.xact_start LIMIT 3"
             )
         return "".join(
-            ': process {0.pid} of user "{0.usename}" ({0.state} for {0.age}) holds {0.relations}'.format(row) for row in rows
+            ': process {0.pid} of user "{0.usename}" ({0.state} for {0.age}) holds {0.relations}'.format(row)
+            for row in rows
         )
 
 

@@ -69,7 +69,9 @@ def union_all(queries: Iterable[Any]) -> Any:
 
 def with_options(options: Mapping[str, Any]) -> Any:
     """A C(WITH (...)) or C(SET (...)) list without the keyword; booleans as true and false."""
-    return listed([compose("{name} = {value}", name=sql.SQL(name), value=literal(value)) for name, value in options.items()])
+    return listed(
+        [compose("{name} = {value}", name=sql.SQL(name), value=literal(value)) for name, value in options.items()]
+    )
 
 
 def check_name(kind: str, name: str) -> None:

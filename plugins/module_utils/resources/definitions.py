@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -107,7 +107,11 @@ def _column_differences(source: Column, target: Column | None) -> list[str]:
         return ["column {0} is {1} on the source and {2} on the target".format(name, source.type, target.type)]
     lacking = [label for label in source.labels if label not in target.labels]
     if lacking:
-        return ["type {0} of column {1} lacks {2} on the target".format(source.type, name, enumerate_names(map(repr, lacking)))]
+        return [
+            "type {0} of column {1} lacks {2} on the target".format(
+                source.type, name, enumerate_names(map(repr, lacking))
+            )
+        ]
     return []
 
 
@@ -150,7 +154,8 @@ _ATTACHMENTS = (
     "  'pg_constraint'::regclass::oid AS classid, k.oid AS objid, NULL AS attach, k.confrelid"
     "  FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid WHERE k.conparentid = 0"
     "  AND (k.contype = 'f' OR k.contype = 'c' AND NOT k.convalidated))"
-    " SELECT o.*, u.columns, NULL::text AS refers_schema, NULL::text AS refers_name FROM idx AS o LEFT JOIN used AS u USING (classid, objid)"
+    " SELECT o.*, u.columns, NULL::text AS refers_schema, NULL::text AS refers_name"
+    " FROM idx AS o LEFT JOIN used AS u USING (classid, objid)"
     " UNION ALL SELECT o.schema, o.table_name, o.name, o.kind, o.classid, o.objid, o.attach, u.columns, n.nspname, c.relname"
     " FROM other AS o LEFT JOIN used AS u USING (classid, objid) LEFT JOIN pg_class AS c ON c.oid = o.confrelid"
     " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace ORDER BY 1, 2, 3"
@@ -181,7 +186,8 @@ _NEEDED = (
     "  UNION ALL SELECT 'pg_attrdef'::regclass, f.oid FROM pg_attrdef AS f"
     "   WHERE n.classid = 'pg_class'::regclass AND f.adrelid = n.objid"
     "  UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint AS k WHERE k.contype = 'c'"
-    "   AND (n.classid = 'pg_class'::regclass AND k.conrelid = n.objid OR n.classid = 'pg_type'::regclass AND k.contypid = n.objid)"
+    "   AND (n.classid = 'pg_class'::regclass AND k.conrelid = n.objid"
+    "    OR n.classid = 'pg_type'::regclass AND k.contypid = n.objid)"
     "  UNION ALL SELECT 'pg_class'::regclass, q.oid FROM pg_depend AS d JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S'"
     "   WHERE n.classid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
     "   AND d.refobjid = n.objid AND d.deptype IN ('a', 'i')"
@@ -248,10 +254,16 @@ def sequences(session: Session, oids: Sequence[int]) -> set[tuple[str, str]]:
 
 def schemas(session: Session, oids: Sequence[int]) -> list[str]:
     """The names of the schemas *oids*."""
-    return [row.nspname for row in session.rows("SELECT nspname FROM pg_namespace WHERE oid = ANY(%s) ORDER BY 1", [list(oids)])]
+    return [
+        row.nspname
+        for row in session.rows("SELECT nspname FROM pg_namespace WHERE oid = ANY(%s) ORDER BY 1", [list(oids)])
+    ]
 
 
 def stand_alone(session: Session, identities: Iterable[tuple[int, int]]) -> bool:
     """Whether any of *identities* is made by a statement of its own, as types, functions and extensions are."""
-    part_of_tables = {session.value("SELECT 'pg_attrdef'::regclass::oid"), session.value("SELECT 'pg_constraint'::regclass::oid")}
+    part_of_tables = {
+        session.value("SELECT 'pg_attrdef'::regclass::oid"),
+        session.value("SELECT 'pg_constraint'::regclass::oid"),
+    }
     return any(catalog not in part_of_tables for catalog, _object in identities)

@@ -81,14 +81,11 @@ def read(session: Session, role: str) -> Grants:
 
 
 def _wanted(session: Session, params: Any) -> Grants:
-    if params["all_tables"]:
-        found = tables.in_schemas(session, None)
-    else:
-        requests = tables.parse_requests(params["tables"]) or []
-        once = dict(zip(tables.parse_names(session, [request.name for request in requests]), requests))
-        found = tables.resolve(session, list(once.values()))
-        found += tables.in_schemas(session, params["schemas"]) if params["schemas"] else []
-        found = tables.with_partitions(session, found)
+    requests = tables.parse_requests(params["tables"]) or []
+    once = dict(zip(tables.parse_names(session, [request.name for request in requests]), requests))
+    found = tables.resolve(session, list(once.values()))
+    found += tables.in_schemas(session, params["schemas"]) if params["schemas"] else []
+    found = tables.in_schemas(session, None) if params["all_tables"] else tables.with_partitions(session, found)
     keys = frozenset(table.key for table in found)
     return Grants(readable=keys, usable=frozenset(schema for schema, name in keys) | frozenset(params["schemas"]))
 
@@ -99,16 +96,52 @@ def plan(role: str, current: Grants, wanted: Grants) -> list[Change]:
     changes = []
     gone = (current.readable - wanted.readable) | current.other
     if gone:
-        changes.append(_change("REVOKE ALL ON TABLE {names} FROM {role}", _relations(gone), grantee, "Revoke all on {0} from \"{1}\"", map(_label, gone), role))
+        changes.append(
+            _change(
+                "REVOKE ALL ON TABLE {names} FROM {role}",
+                _relations(gone),
+                grantee,
+                'Revoke all on {0} from "{1}"',
+                map(_label, gone),
+                role,
+            )
+        )
     schemas = (current.usable - wanted.usable) | current.creatable
     if schemas:
-        changes.append(_change("REVOKE ALL ON SCHEMA {names} FROM {role}", identifiers(sorted(schemas)), grantee, "Revoke all on schema {0} from \"{1}\"", map(quoted, schemas), role))
+        changes.append(
+            _change(
+                "REVOKE ALL ON SCHEMA {names} FROM {role}",
+                identifiers(sorted(schemas)),
+                grantee,
+                'Revoke all on schema {0} from "{1}"',
+                map(quoted, schemas),
+                role,
+            )
+        )
     new_schemas = (wanted.usable - current.usable) | (wanted.usable & schemas)
     if new_schemas:
-        changes.append(_change("GRANT USAGE ON SCHEMA {names} TO {role}", identifiers(sorted(new_schemas)), grantee, "Grant usage on schema {0} to \"{1}\"", map(quoted, new_schemas), role))
+        changes.append(
+            _change(
+                "GRANT USAGE ON SCHEMA {names} TO {role}",
+                identifiers(sorted(new_schemas)),
+                grantee,
+                'Grant usage on schema {0} to "{1}"',
+                map(quoted, new_schemas),
+                role,
+            )
+        )
     new = (wanted.readable - current.readable) | (wanted.readable & gone)
     if new:
-        changes.append(_change("GRANT SELECT ON TABLE {names} TO {role}", _relations(new), grantee, "Grant select on {0} to \"{1}\"", map(_label, new), role))
+        changes.append(
+            _change(
+                "GRANT SELECT ON TABLE {names} TO {role}",
+                _relations(new),
+                grantee,
+                'Grant select on {0} to "{1}"',
+                map(_label, new),
+                role,
+            )
+        )
     return changes
 
 

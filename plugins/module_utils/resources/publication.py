@@ -211,7 +211,11 @@ def _wanted(session: Session, params: Mapping[str, Any], current: Publication | 
         name=params["name"],
         all_tables=False if members else params["all_tables"],
         tables={} if params["all_tables"] else published,
-        schemas=frozenset() if params["all_tables"] else None if params["schemas"] is None else frozenset(params["schemas"]),
+        schemas=frozenset()
+        if params["all_tables"]
+        else None
+        if params["schemas"] is None
+        else frozenset(params["schemas"]),
         publish=_operations(params["publish"]),
         via_partition_root=params["via_partition_root"],
         generated_columns=params["generated_columns"],
@@ -239,7 +243,9 @@ def _operations(publish: Sequence[str] | None) -> frozenset[str] | None:
     return frozenset(operations)
 
 
-def _published(session: Session, wanted: Sequence[Table], current: Publication | None) -> dict[tuple[str, str], Published]:
+def _published(
+    session: Session, wanted: Sequence[Table], current: Publication | None
+) -> dict[tuple[str, str], Published]:
     """*wanted* with their filters as the server spells them; only spellings not seen before cost a question."""
     stored = dict((current and current.tables) or {})
     result, unknown = {}, []
@@ -255,11 +261,22 @@ def _published(session: Session, wanted: Sequence[Table], current: Publication |
     return result
 
 
+_SPELLED = (
+    "SELECT pg_get_expr(k.conbin, k.conrelid) AS filter, array(SELECT a.attname::text FROM pg_attribute AS a"
+    "  WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)) AS columns,"
+    " EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey) AND a.atttypid >= 16384)"
+    " OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid"
+    "  AND d.refclassid <> 'pg_class'::regclass AND d.refobjid >= 16384) AS foreign_to_filters"
+    " FROM pg_constraint AS k WHERE k.conrelid = %s::regclass AND k.conname = 'filter'"
+)
+
+
 def _spelled_by_server(session: Session, unknown: Sequence[Table]) -> dict[tuple[str, str], Published]:
     """Filters in the server's spelling and the columns they use.
 
     Each becomes a CHECK constraint of a temporary table of the same shape, in a transaction that is rolled back: that
-    takes no lock on the table but ACCESS SHARE.
+    takes no lock on the table but ACCESS SHARE. An index shows that the filter is immutable, as a row filter must be, see
+    https://www.postgresql.org/docs/current/logical-replication-row-filter.html#LOGICAL-REPLICATION-ROW-FILTER-RESTRICTIONS.
     """
     result = {}
     if not unknown:
@@ -272,14 +289,15 @@ def _spelled_by_server(session: Session, unknown: Sequence[Table]) -> dict[tuple
                     compose("CREATE TEMPORARY TABLE {temporary} (LIKE {table})", table=identifier(*table.key), **shape)
                 )
                 session.execute(compose("ALTER TABLE {temporary} ADD CONSTRAINT filter CHECK {filter}", **shape))
+                session.execute(compose("CREATE INDEX ON {temporary} ((1)) WHERE {filter}", **shape))
             except ServerRefused as error:
-                raise Refused("The row filter of {0} is not valid: {1}".format(table.label, error)) from None
-            row = session.row(
-                "SELECT pg_get_expr(k.conbin, k.conrelid) AS filter, array(SELECT a.attname::text FROM pg_attribute AS a"
-                " WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)) AS columns"
-                " FROM pg_constraint AS k WHERE k.conrelid = %s::regclass AND k.conname = 'filter'",
-                [session.text_of(shape["temporary"])],
-            )
+                raise Refused("The row filter of {0} can't be published: {1}".format(table.label, error)) from None
+            row = session.row(_SPELLED, [session.text_of(shape["temporary"])])
+            if row.foreign_to_filters:
+                raise Refused(
+                    "The row filter of {0} can't be published: it uses a type, function or operator that is not PostgreSQL's "
+                    "own.".format(table.label)
+                )
             result[table.key] = Published(table._replace(where=row.filter), frozenset(row.columns))
             session.execute(compose("DROP TABLE {temporary}", **shape))
     return result
@@ -320,9 +338,7 @@ def plan(current: Publication | None, wanted: Publication, version: int, recreat
         if not recreate:
             raise Refused(
                 'Publication "{0}" is {1} and PostgreSQL can\'t alter that: allow recreate, which drops and creates it in one '
-                "transaction.".format(
-                    wanted.name, "for all tables" if current.all_tables else "not for all tables"
-                )
+                "transaction.".format(wanted.name, "for all tables" if current.all_tables else "not for all tables")
             )
         return plan_absent(current) + _plan_new(future, version) + _plan_owner_and_comment(None, future)
     return _plan_members(current, future) + _plan_options(current, future) + _plan_owner_and_comment(current, wanted)
@@ -344,7 +360,13 @@ def _plan_new(wanted: Publication, version: int) -> list[Change]:
     if version >= GENERATED_COLUMNS_SINCE:
         options["publish_generated_columns"] = wanted.generated_columns
     members = _members(list((wanted.tables or {}).values()), sorted(wanted.schemas or ()))
-    what = compose(" FOR ALL TABLES") if wanted.all_tables else compose(" FOR {members}", members=members) if members else compose("")
+    what = (
+        compose(" FOR ALL TABLES")
+        if wanted.all_tables
+        else compose(" FOR {members}", members=members)
+        if members
+        else compose("")
+    )
     statement = compose(
         "CREATE PUBLICATION {name}{what} WITH ({options})",
         name=identifier(wanted.name),
@@ -393,7 +415,9 @@ def _plan_members(current: Publication, future: Publication) -> list[Change]:
     name = current.name
     changes = []
     if leaving:
-        changes.append(_alter(name, compose("DROP {members}", members=_names(leaving)), _moved("Remove", leaving, "from", name)))
+        changes.append(
+            _alter(name, compose("DROP {members}", members=_names(leaving)), _moved("Remove", leaving, "from", name))
+        )
     if old_schemas - new_schemas:
         gone = sorted(old_schemas - new_schemas)
         action = compose("DROP TABLES IN SCHEMA {schemas}", schemas=identifiers(gone))
@@ -417,7 +441,9 @@ def _names(keys: Sequence[tuple[str, str]]) -> Any:
 
 
 def _moved(verb: str, keys: Sequence[tuple[str, ...]], preposition: str, name: str) -> str:
-    return '{0} {1} {2} publication "{3}"'.format(verb, enumerate_names(quoted(*key) for key in keys), preposition, name)
+    return '{0} {1} {2} publication "{3}"'.format(
+        verb, enumerate_names(quoted(*key) for key in keys), preposition, name
+    )
 
 
 def _alter(name: str, action: Any, words: str) -> Change:

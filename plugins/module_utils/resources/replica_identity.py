@@ -63,7 +63,13 @@ def read(session: Session, oids: Sequence[int]) -> dict[int, Identity]:
 def fault(identity: Identity, columns: Iterable[str] | None, filter_columns: Iterable[str]) -> Fault | None:
     """What is wrong with publishing UPDATE or DELETE of a table with this column list and row filter, or None."""
     if not identity.columns:
-        reason = "no primary key" if identity.kind == "d" else "REPLICA IDENTITY NOTHING" if identity.kind == "n" else "its index is gone"
+        reason = (
+            "no primary key"
+            if identity.kind == "d"
+            else "REPLICA IDENTITY NOTHING"
+            if identity.kind == "n"
+            else "its index is gone"
+        )
         return Fault(identity, "has no replica identity ({0})".format(reason), columns is None)
     outside = set(filter_columns) - set(identity.columns)
     if outside:
@@ -90,9 +96,9 @@ def refusal(faults: Sequence[Fault]) -> str:
     remedy = "Give it a primary key or a replica identity, publish only insert and truncate"
     if all(each.healed_by_full for each in faults):
         remedy += ", or allow replica_identity: full"
-    return "UPDATE and DELETE would fail on the primary once published: {0}. {1}.".format("; ".join(named[:10]) + (
-        "; and {0} more".format(len(named) - 10) if len(named) > 10 else ""
-    ), remedy)
+    return "UPDATE and DELETE would fail on the primary once published: {0}. {1}.".format(
+        "; ".join(named[:10]) + ("; and {0} more".format(len(named) - 10) if len(named) > 10 else ""), remedy
+    )
 
 
 def as_result(faults: Sequence[Fault]) -> list[dict[str, Any]]:

@@ -76,7 +76,13 @@ def _bring(task: Task, source: Session, session: Session | None) -> None:
     gap = read_gap(source, session, wanted, task.params["parts"])
     orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
     task.note(*["Create table {0}".format(table.label) for table in gap.tables])
-    task.note(*["Create {0} {1} of {2}".format(a.kind, quoted(a.name), quoted(*a.key)) for a in gap.attachments if a.kind != "key" and not a.attach])
+    task.note(
+        *[
+            "Create {0} {1} of {2}".format(a.kind, quoted(a.name), quoted(*a.key))
+            for a in gap.attachments
+            if a.kind != "key" and not a.attach
+        ]
+    )
     task.describe(None, {"created": task.outcome["changes"]} if task.outcome["changes"] else None)
     task.result["tables"] = [table.label for table in wanted]
     task.result["left_out"] = list(gap.left_out)

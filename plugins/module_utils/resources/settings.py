@@ -49,7 +49,7 @@ class Setting(NamedTuple):
     def _below(self, value: str) -> bool:
         if self.name in _ORDER:
             return _ORDER[self.name].index(value) < _ORDER[self.name].index(self.minimum)
-        if value == _UNLIMITED.get(self.name):
+        if _UNLIMITED.get(self.name) in (value, self.minimum):
             return self.minimum != value
         return int(value) < int(self.minimum)
 
@@ -88,6 +88,7 @@ def read(session: Session, minimum: Mapping[str, Any]) -> list[Setting]:
     unknown = set(minimum) - set(rows)
     if unknown:
         raise Refused("{0} has no setting {1}.".format(session.endpoint, enumerate_names(unknown)))
+    _refuse_unordered(minimum, rows)
     files = _configured(session, list(minimum)) if _may_read_files(session) else {}
     return [
         Setting(
@@ -99,6 +100,15 @@ def read(session: Session, minimum: Mapping[str, Any]) -> list[Setting]:
         )
         for name, row in sorted(rows.items())
     ]
+
+
+def _refuse_unordered(minimum: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+    for name, value in minimum.items():
+        if name in _ORDER:
+            if value not in _ORDER[name]:
+                raise Refused("{0} = {1!r} is none of {2}.".format(name, value, ", ".join(_ORDER[name])))
+        elif rows[name].vartype != "integer":
+            raise Refused("{0} can't be raised: its values have no order that is known here.".format(name))
 
 
 def _may_read_files(session: Session) -> bool:

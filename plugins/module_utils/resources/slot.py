@@ -17,6 +17,7 @@ CREATION_SECONDS = 10
 
 
 FIRST_COPY_SLOTS_SINCE = 140000
+FAILOVER_SINCE = 170000
 
 
 class Slot(NamedTuple):
@@ -83,7 +84,9 @@ def create(source: Session, name: str, failover: bool) -> None:
                 raise
             raise Refused(
                 'Slot "{0}" was not created: on the server of {1} transactions kept running for {2} s{3}. Nothing was '
-                "changed; try again when they have ended.".format(name, source.endpoint, CREATION_SECONDS, _running(source))
+                "changed; try again when they have ended.".format(
+                    name, source.endpoint, CREATION_SECONDS, _running(source)
+                )
             ) from None
 
 

@@ -15,7 +15,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import slot, subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
@@ -43,7 +43,7 @@ def manage(task: Task) -> None:
 def _create(task: Task, session: Session | None, placeholder: Subscription | None, wanted: Subscription) -> None:
     endpoint = wanted.endpoint
     if not wanted.publications or endpoint is None:
-        raise Refused('To create subscription {0}, publications and source are needed.'.format(quoted(wanted.name)))
+        raise Refused("To create subscription {0}, publications and source are needed.".format(quoted(wanted.name)))
     future = wanted.over(None)
     slot.check_name(future.slot_name or "")
     copy_data = task.params["copy_data"]
@@ -64,10 +64,16 @@ def _create(task: Task, session: Session | None, placeholder: Subscription | Non
 
 
 def _check_before_creation(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
-    offer = insight.offered(source, sorted(future.publications or ()))
+    offer = insight.offered(source, sorted(future.publications or ()), session.version)
     insight.check_offer(source, session, offer, future.name)
     if copy_data:
         insight.check_empty(session, offer)
+    if future.options.get("failover") == "true" and source.version < slot.FAILOVER_SINCE:
+        raise Refused(
+            "failover needs PostgreSQL {0} or later on the upstream; the server of {1} is {2}.".format(
+                slot.FAILOVER_SINCE // 10000, source.endpoint, version_text(source.version)
+            )
+        )
     if slot.read(source, future.slot_name or ""):
         raise Refused(
             'Slot "{0}" exists on the server of {1} already, and subscription {2} doesn\'t: choose another slot_name, or drop '
@@ -101,8 +107,12 @@ def _clear_placeholder(task: Task, session: Session, source: Session | None, pla
 
 def _alter(task: Task, session: Session, current: Subscription, wanted: Subscription) -> None:
     endpoint = wanted.endpoint or current.endpoint
-    if current.endpoint is None and wanted.endpoint is not None:
-        task.warn("The connection of {0} was not compared: only superusers can read it.".format(quoted(current.name)))
+    if current.endpoint is None:
+        task.warn(
+            "The connection of {0} was not compared{1}: only superusers can read it.".format(
+                quoted(current.name), "" if endpoint else ", nor its tables looked after"
+            )
+        )
     future = wanted.over(current)
     changes = subscription.plan(current, wanted, session.version)
     source = task.source_or_none(endpoint) if endpoint else None
@@ -117,7 +127,9 @@ def _alter(task: Task, session: Session, current: Subscription, wanted: Subscrip
         _wait(task, session, endpoint, future, fresh=False)
 
 
-def _plan_with_source(session: Session, source: Session, current: Subscription, future: Subscription, copy_data: bool) -> Any:
+def _plan_with_source(
+    session: Session, source: Session, current: Subscription, future: Subscription, copy_data: bool
+) -> Any:
     """Check the slot, and refresh the list of tables when it differs from what is published."""
     there = slot.read(source, future.slot_name or "") if future.slot_name else None
     if future.slot_name and (there is None or there.wal_status == "lost"):
@@ -129,7 +141,7 @@ def _plan_with_source(session: Session, source: Session, current: Subscription, 
         )
     if not future.enabled:
         return []
-    offer = insight.offered(source, sorted(future.publications or ()))
+    offer = insight.offered(source, sorted(future.publications or ()), session.version)
     states = insight.subscribed(session, current.oid)
     new = {key: table for key, table in offer.items() if key not in states}
     if new:
@@ -174,7 +186,7 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, endpo
     if current.enabled:
         session.apply(subscription.plan_disable(current))
     unfinished = insight.unfinished(session, current.oid)
-    problem = "no connection to the upstream is known"
+    problem = "No connection to the upstream is known."
     dropped = current.slot_name is None
     source = None
     with contextlib.ExitStack() as stack:
@@ -182,11 +194,11 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, endpo
             source = stack.enter_context(Session(endpoint)) if endpoint else None
             if source and current.slot_name:
                 dropped = slot.drop(source, current.slot_name)
-                problem = "somebody still uses it"
+                problem = "Somebody still uses it."
         except (Unreachable, ServerRefused) as error:
             problem = str(error)
         session.apply(subscription.plan_detached(current, endpoint if source is None and unfinished else None))
-        if source:
+        if source and dropped:
             _drop_leftovers(session, source)
     if dropped:
         return
@@ -205,6 +217,8 @@ def _settle(task: Task, session: Session, endpoint: Endpoint, name: str) -> None
     try:
         with Session(endpoint) as source:
             there = slot.read(source, name)
+            if not task.check_mode:
+                _drop_leftovers(session, source)
             if there is None:
                 return
             if there.active or there.plugin != "pgoutput" or there.database != endpoint.keywords.get("dbname"):
@@ -217,7 +231,7 @@ def _settle(task: Task, session: Session, endpoint: Endpoint, name: str) -> None
             if not task.check_mode:
                 slot.drop(source, name)
     except Unreachable as error:
-        task.warn("Whether slot {0} is gone could not be seen: {1}".format(quoted(name), error))
+        _owe(task, endpoint, [name], str(error))
 
 
 def _owe(task: Task, endpoint: Endpoint | None, names: list[Any], problem: str) -> None:
@@ -233,6 +247,6 @@ def _owe(task: Task, endpoint: Endpoint | None, names: list[Any], problem: str) 
         for name in names
     ]
     task.warn(
-        "Slot {0} stays on the upstream and holds back its WAL until it is dropped: {1} Run the same task again when the "
-        "upstream can be reached.".format(", ".join(map(str, names)), problem)
+        "Slot {0} may be left on the upstream, where it holds back WAL until it is dropped: {1} Run this task, with source and "
+        "slot_name, when the upstream can be reached.".format(", ".join(map(str, names)), problem)
     )

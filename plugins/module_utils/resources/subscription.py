@@ -10,10 +10,14 @@ may be one cluster, where that hangs (https://www.postgresql.org/docs/current/sq
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import (
+    SECRETS,
+    SOURCE_OPTIONS,
+    Endpoint,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     Change,
@@ -103,7 +107,7 @@ class Subscription(NamedTuple):
 
     def as_result(self) -> dict[str, Any]:
         """The subscription as a return value and a side of the diff, without the password."""
-        shown = {} if self.endpoint is None else {k: v for k, v in self.endpoint.keywords.items() if k != "password"}
+        shown = {} if self.endpoint is None else {k: v for k, v in self.endpoint.keywords.items() if k not in SECRETS}
         return {
             "name": self.name,
             "publications": sorted(self.publications or ()),
@@ -111,14 +115,18 @@ class Subscription(NamedTuple):
             "slot_name": self.slot_name,
             "enabled": self.enabled,
             "owner": self.owner,
-            **{option.name: self.options.get(option.name) for option in ALTERABLE if option.name in self.options},
+            **{name: {"true": True, "false": False}.get(value, value) for name, value in self.options.items()},
         }
 
     def over(self, current: Subscription | None) -> Subscription:
         """What will be there: *self* where it says something, *current* elsewhere."""
         if current is None:
             return self._replace(enabled=self.enabled is not False, slot_name=self.slot_name or self.name)
-        filled = {field: value for field, value in self._asdict().items() if value is not None and field not in ("oid", "placeholder")}
+        filled = {
+            field: value
+            for field, value in self._asdict().items()
+            if value is not None and field not in ("oid", "placeholder")
+        }
         return current._replace(**{**filled, "options": {**current.options, **self.options}, "placeholder": False})
 
 
@@ -192,7 +200,9 @@ def wanted_from(params: Mapping[str, Any], version: int) -> Subscription:
 
 def _too_old(what: str, since: int, version: int) -> Refused:
     return Refused(
-        "{0} needs PostgreSQL {1} or later on the replica; this one is {2}.".format(what, since // 10000, version_text(version))
+        "{0} needs PostgreSQL {1} or later on the replica; this one is {2}.".format(
+            what, since // 10000, version_text(version)
+        )
     )
 
 
@@ -277,7 +287,9 @@ def plan(current: Subscription, wanted: Subscription, version: int) -> list[Chan
     if wanted.slot_name is not None and wanted.slot_name != current.slot_name:
         changes.append(_set(current, {"slot_name": wanted.slot_name}))
     if wanted.publications is not None and wanted.publications != current.publications:
-        action = compose("SET PUBLICATION {names} WITH (refresh = false)", names=identifiers(sorted(wanted.publications)))
+        action = compose(
+            "SET PUBLICATION {names} WITH (refresh = false)", names=identifiers(sorted(wanted.publications))
+        )
         changes.append(_alter(current, action, "Set publications of {0}"))
     changes += _plan_owner(current, wanted)
     if _differs(current.endpoint, wanted.endpoint):
@@ -291,7 +303,10 @@ def plan(current: Subscription, wanted: Subscription, version: int) -> list[Chan
 def plan_disable(current: Subscription) -> list[Change]:
     """Disable the subscription, and return when its apply worker is gone."""
     worker_gone = compose(_WORKER_GONE, name=literal(current.name))
-    return [_alter(current, "DISABLE", "Disable {0}"), Change(worker_gone, "Wait for its worker to end", transactional=False)]
+    return [
+        _alter(current, "DISABLE", "Disable {0}"),
+        Change(worker_gone, "Wait for its worker to end", transactional=False),
+    ]
 
 
 def plan_detached(current: Subscription, unreachable: Endpoint | None) -> list[Change]:

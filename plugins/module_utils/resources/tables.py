@@ -75,7 +75,9 @@ def _parse_request(entry: Any) -> TableRequest:
             )
         )
     columns, where = entry.get("columns"), entry.get("where")
-    if columns is not None and (isinstance(columns, str) or not columns or not all(isinstance(c, str) for c in columns)):
+    if columns is not None and (
+        isinstance(columns, str) or not columns or not all(isinstance(c, str) for c in columns)
+    ):
         raise Refused("tables: the columns of {0} must be a list of at least one name.".format(entry["name"]))
     if where is not None and (not isinstance(where, str) or not where.strip()):
         raise Refused("tables: where of {0} must be an SQL condition.".format(entry["name"]))
@@ -94,7 +96,11 @@ def parse_names(session: Session, names: Sequence[str]) -> list[tuple[str, str]]
     parts = {row.name: row.parts for row in parsed}
     for name in names:
         if len(parts[name]) > 2:
-            raise Refused('The table name {0} has {1} parts: write schema.table, and quote a part that holds a dot.'.format(name, len(parts[name])))
+            raise Refused(
+                "The table name {0} has {1} parts: write schema.table, and quote a part that holds a dot.".format(
+                    name, len(parts[name])
+                )
+            )
     return [("public", parts[name][0]) if len(parts[name]) == 1 else tuple(parts[name]) for name in names]
 
 
@@ -129,7 +135,10 @@ def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
 def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
     """The permanent tables of *schemas*, or of the whole database when None."""
     if schemas is not None:
-        known = {row.nspname for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])}
+        known = {
+            row.nspname
+            for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
+        }
         missing = [schema for schema in schemas if schema not in known]
         if missing:
             raise Refused(
@@ -156,7 +165,9 @@ def not_movable(session: Session, schemas: Sequence[str] | None) -> list[dict[st
             " WHEN c.relkind = 'f' THEN 'foreign table' ELSE 'unlogged table' END AS reason"
             " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
             " WHERE (c.relkind IN ('m', 'f') OR c.relkind IN ('r', 'p') AND c.relpersistence = 'u')"
-            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND " + _USER_SCHEMAS + " ORDER BY 1, 2",
+            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND "
+            + _USER_SCHEMAS
+            + " ORDER BY 1, 2",
             {"schemas": None if schemas is None else list(schemas)},
         )
     ]
