@@ -74,10 +74,10 @@ def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[s
         for host in hosts:
             slot = slot_name(name, host)
             if len(slot) > NAME_BYTES:
-                words = 'The names of distribution "{0}" and host {1} are too long: slot "{2}" has {3} bytes and {4} fit.'
-                yield words.format(
-                    name, host, slot, len(slot), NAME_BYTES
+                words = (
+                    'The names of distribution "{0}" and host {1} are too long: slot "{2}" has {3} bytes and {4} fit.'
                 )
+                yield words.format(name, host, slot, len(slot), NAME_BYTES)
             elif slots.setdefault(slot, (name, host)) != (name, host):
                 yield 'Distributions "{0}" and "{1}" on hosts {2} and {3} would share slot "{4}": rename one.'.format(
                     slots[slot][0], name, slots[slot][1], host, slot

@@ -19,7 +19,8 @@ description:
   - What the role has through C(PUBLIC), memberships or ownership is not touched, and neither are privileges on columns,
     sequences, functions and the database.
   - O(tables) and O(schemas) mean the tables, partitions and inheritance children that there are at the time of the run.
-    C(columns) and C(where) don't narrow C(SELECT), so that the list of M(postgresml.distributed.pgml_publication) serves here too.
+    C(columns) and C(where) don't narrow C(SELECT), so that the list of M(postgresml.distributed.pgml_publication) serves here
+    too.
   - All changes of a call are one transaction.
 options:
   role:

@@ -16,6 +16,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 _ENTRY = re.compile(r"^(\d+); (\d+) (\d+) (.*)$")
 _RESTRICT = re.compile(r"^\\(un)?restrict \w+$", re.MULTILINE)
 """psql's own commands around a plain dump, in clients of August 2025 and later; see CVE-2025-8714."""
+_HEADING = re.compile(r"^--\n-- Name: .*; Type: .*; Schema: .*; Owner: .*\n--\n", re.MULTILINE)
+"""What pg_restore writes above each entry; it keeps line breaks out of it."""
 _TRANSACTION_TIMEOUT_SINCE = 170000
 
 
@@ -27,6 +29,18 @@ class Entry(NamedTuple):
     """(catalog oid, object oid) on the source, or (0, 0)"""
     text: str
     """kind, schema, name and owner, with spaces between"""
+
+
+class Script(NamedTuple):
+    """SQL in the order in which it has to run."""
+
+    preamble: str
+    """settings for the session that runs the rest"""
+    pieces: dict[Entry, str]
+
+    @property
+    def whole(self) -> str:
+        return self.preamble + "".join(self.pieces.values())
 
 
 class Archive:
@@ -66,10 +80,10 @@ class Archive:
         matches = [_ENTRY.match(line) for line in listing.splitlines()]
         return [Entry(m.group(1), (int(m.group(2)), int(m.group(3))), m.group(4)) for m in matches if m]
 
-    def script(self, entries: Sequence[Entry], target_version: int) -> str:
+    def script(self, entries: Sequence[Entry], target_version: int) -> Script:
         """The SQL of *entries* for a server of *target_version*."""
         if not entries:
-            return ""
+            return Script("", {})
         use_list = self._path + ".list"
         with open(use_list, "w", encoding="utf-8") as handle:
             handle.writelines("{0}; {1} {2} {3}\n".format(e.number, *e.identity, e.text) for e in entries)
@@ -80,7 +94,10 @@ class Archive:
         text = _RESTRICT.sub("", text)
         if target_version < _TRANSACTION_TIMEOUT_SINCE:
             text = text.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
-        return text
+        preamble, *pieces = _HEADING.split(text)
+        if len(pieces) != len(entries):  # a definition holds what looks like a heading
+            return Script("", {entries[0]: text})
+        return Script(preamble, dict(zip(entries, pieces)))
 
 
 def picked(entries: Iterable[Entry], identities: Container[tuple[int, int]], texts: Container[str]) -> list[Entry]:

@@ -125,7 +125,7 @@ def attachments(session: Session, keys: Iterable[tuple[str, str]]) -> list[Attac
             name=row.name,
             kind=row.kind,
             identity=(row.classid, row.objid),
-            columns=frozenset(row.columns or ()),
+            columns=frozenset(row.columns),
             refers=(row.refers_schema, row.refers_name) if row.refers_name else None,
             attach=row.attach,
         )
@@ -138,27 +138,26 @@ _ATTACHMENTS = (
     "  FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted(schema, name)"
     "  JOIN pg_namespace AS n ON n.nspname = wanted.schema"
     "  JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p')),"
-    " used AS MATERIALIZED (SELECT d.classid, d.objid, array_agg(a.attname::text) AS columns FROM t"
-    "  JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid > 0"
-    "  JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid GROUP BY 1, 2),"
-    " idx AS (SELECT t.schema, t.name AS table_name, x.relname AS name,"
+    " o AS (SELECT t.oid, t.schema, t.name AS table_name, x.relname AS name,"
     "  CASE WHEN i.indisprimary OR i.indisreplident THEN 'key' WHEN k.oid IS NULL THEN 'index' ELSE 'constraint' END AS kind,"
     "  CASE WHEN k.oid IS NULL THEN 'pg_class'::regclass::oid ELSE 'pg_constraint'::regclass::oid END AS classid,"
-    "  coalesce(k.oid, i.indexrelid) AS objid,"
-    "  CASE WHEN h.inhparent IS NOT NULL THEN concat_ws(' ', 'INDEX ATTACH', t.schema, x.relname, t.owner) END AS attach"
+    "  coalesce(k.oid, i.indexrelid) AS objid, 0::oid AS refers, CASE WHEN h.inhparent IS NOT NULL THEN"
+    "   translate(concat_ws(' ', 'INDEX ATTACH', t.schema, x.relname, t.owner), E'\\n\\r', '  ') END AS attach"
     "  FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS x ON x.oid = i.indexrelid"
     "  LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')"
-    "  LEFT JOIN pg_inherits AS h ON h.inhrelid = i.indexrelid),"
-    " other AS (SELECT t.schema, t.name AS table_name, k.conname AS name,"
-    "  CASE WHEN k.contype = 'f' THEN 'foreign key' ELSE 'constraint' END AS kind,"
-    "  'pg_constraint'::regclass::oid AS classid, k.oid AS objid, NULL AS attach, k.confrelid"
+    "  LEFT JOIN pg_inherits AS h ON h.inhrelid = i.indexrelid"
+    "  UNION ALL SELECT t.oid, t.schema, t.name, k.conname,"
+    "  CASE WHEN k.contype = 'f' THEN 'foreign key' ELSE 'constraint' END,"
+    "  'pg_constraint'::regclass::oid, k.oid, k.confrelid, NULL"
     "  FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid WHERE k.conparentid = 0"
     "  AND (k.contype = 'f' OR k.contype = 'c' AND NOT k.convalidated))"
-    " SELECT o.*, u.columns, NULL::text AS refers_schema, NULL::text AS refers_name"
-    " FROM idx AS o LEFT JOIN used AS u USING (classid, objid)"
-    " UNION ALL SELECT o.schema, o.table_name, o.name, o.kind, o.classid, o.objid, o.attach, u.columns, n.nspname, c.relname"
-    " FROM other AS o LEFT JOIN used AS u USING (classid, objid) LEFT JOIN pg_class AS c ON c.oid = o.confrelid"
-    " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace ORDER BY 1, 2, 3"
+    " SELECT o.*, n.nspname AS refers_schema, c.relname AS refers_name,"
+    "  array(SELECT a.attname::text FROM pg_depend AS d"
+    "   JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
+    "   WHERE d.classid = o.classid AND d.objid = o.objid AND d.refclassid = 'pg_class'::regclass"
+    "   AND d.refobjid = o.oid AND d.refobjsubid > 0) AS columns"
+    " FROM o LEFT JOIN pg_class AS c ON c.oid = o.refers LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " ORDER BY o.schema, o.table_name, o.name"
 )
 
 

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import Archive, as_pattern, picked
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import (
+    Archive,
+    Entry,
+    Script,
+    as_pattern,
+    picked,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -184,24 +191,34 @@ def create(source: Session, session: Session, gap: Gap) -> None:
         archive.dump(["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)])
         entries = archive.entries()
 
-        def script(attachments: Iterable[Attachment]) -> str:
-            chosen = list(attachments)
-            texts = {a.attach for a in chosen if a.attach}
-            return archive.script(picked(entries, {a.identity for a in chosen}, texts), session.version)
-
-        tables_script = archive.script(picked(entries, support.identities, support.texts), session.version)
-        _run(session, [*support.scripts, tables_script, *_column_drops(source, gap.tables), script(keys)])
-        for kind in ("index", "constraint", "foreign key"):
-            for key in dict.fromkeys(a.key for a in later if a.kind == kind):
-                _run(session, [script(a for a in later if a.key == key and a.kind == kind)])
-        _run(session, [script(a for a in later if a.kind == "key")])
+        with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
+            tables_script = archive.script(picked(entries, support.identities, support.texts), session.version)
+            keys_script = archive.script(_of(entries, keys), session.version)
+            drops = _column_drops(source, gap.tables)
+            _run(loader, [*support.scripts, tables_script.whole, *drops, keys_script.whole])
+            for steps in _table_by_table(archive.script(_of(entries, later), session.version), later):
+                _run(loader, steps)
 
 
-def _run(session: Session, scripts: Iterable[Any]) -> None:
-    """Run *scripts* in one transaction of a session of its own, for pg_dump's scripts empty the search path."""
+def _of(entries: Iterable[Entry], attachments: Sequence[Attachment]) -> list[Entry]:
+    return picked(entries, {a.identity for a in attachments}, {a.attach for a in attachments if a.attach})
+
+
+def _table_by_table(script: Script, attachments: Sequence[Attachment]) -> Iterable[list[str]]:
+    """The pieces of *script*, those of one table together as long as they stand together; foreign keys stand last."""
+    owners = {a.identity: a.key for a in attachments}
+    owners_by_text = {a.attach: a.key for a in attachments if a.attach}
+    for _key, pieces in itertools.groupby(
+        script.pieces.items(), lambda item: owners.get(item[0].identity) or owners_by_text.get(item[0].text)
+    ):
+        yield [script.preamble, *(text for _entry, text in pieces)]
+
+
+def _run(loader: Session, scripts: Iterable[Any]) -> None:
+    """Run *scripts* in one transaction."""
     wanted = [script for script in scripts if script]
     if wanted:
-        with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader, loader.transaction():
+        with loader.transaction():
             for script in wanted:
                 loader.execute(script)
 
@@ -240,7 +257,7 @@ class _Support:
         if definitions.stand_alone(source, others):
             archive = Archive(source, directory, "support")
             archive.dump(["--exclude-table=*.*"])
-            self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version))
+            self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
 
 
 def _drop(task: Task, session: Session | None, endpoint: Endpoint | None) -> None:

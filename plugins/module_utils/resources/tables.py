@@ -200,26 +200,27 @@ def _refuse_twice(keys: Sequence[tuple[str, str]]) -> None:
 
 
 def _refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None:
-    if not missing:
-        return
+    if missing:
+        hints = _similar(session, missing[0])
+        raise Refused(
+            "There {0} {1} in {2}{3}".format(
+                "is no table" if len(missing) == 1 else "are no tables",
+                enumerate_names(quoted(*key) for key in missing),
+                session.endpoint,
+                "; did you mean {0}?".format(" or ".join(hints)) if hints else ".",
+            )
+        )
+
+
+def _similar(session: Session, key: tuple[str, str]) -> list[str]:
     existing = {
-        quoted(row.schema, row.name): (row.schema + "." + row.name).lower()
+        (row.schema + "." + row.name).lower(): quoted(row.schema, row.name)
         for row in session.rows(
             "SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c"
             " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND " + _USER_SCHEMAS
         )
     }
-    hints = []
-    for key in missing:
-        close = difflib.get_close_matches(".".join(key).lower(), existing.values(), 1, 0.8)
-        hints += [label for label, folded in existing.items() if folded in close]
-    raise Refused(
-        "There is no table {0} in {1}{2}".format(
-            enumerate_names(quoted(*key) for key in missing),
-            session.endpoint,
-            "; did you mean {0}?".format(enumerate_names(set(hints))) if hints else ".",
-        )
-    )
+    return [existing[match] for match in difflib.get_close_matches(".".join(key).lower(), existing, 2, 0.8)]
 
 
 def _refuse_unfit(row: Any) -> None:
