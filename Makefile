@@ -23,6 +23,7 @@ test: lint ## Run every check and test
 lint: $(VENV)/.dev postgresql ## Run the static checks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@MYPYPATH=.ansible/collections $(BIN)/mypy --no-error-summary plugins/module_utils
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --quiet
 

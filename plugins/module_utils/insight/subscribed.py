@@ -117,7 +117,7 @@ def check_offer(source: Session, session: Session, offer: Mapping[Any, Offer], n
     if missing:
         raise Refused(
             "{0} lacks table {1}: create what is missing with pgml_schema first.".format(
-                str(session.endpoint).capitalize(), enumerate_names(missing)
+                session.endpoint.title, enumerate_names(missing)
             )
         )
     lacking = [
@@ -128,7 +128,7 @@ def check_offer(source: Session, session: Session, offer: Mapping[Any, Offer], n
     if lacking:
         raise Refused(
             "{0} lacks columns that are published, or generates them: {1}.".format(
-                str(session.endpoint).capitalize(), enumerate_names(lacking)
+                session.endpoint.title, enumerate_names(lacking)
             )
         )
     _check_single_feed(session, offer, name)
@@ -160,7 +160,7 @@ def _check_single_feed(session: Session, keys: Any, name: str) -> None:
     if twice:
         raise Refused(
             "{0} takes {1} from subscription {2} already: two distributions must not fill the same table.".format(
-                str(session.endpoint).capitalize(),
+                session.endpoint.title,
                 enumerate_names(twice),
                 enumerate_names(map(quoted, set(twice.values()))),
             )

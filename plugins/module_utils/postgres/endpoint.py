@@ -108,6 +108,11 @@ class Endpoint:
 
     __repr__ = __str__
 
+    @property
+    def title(self) -> str:
+        """The same at the beginning of a sentence."""
+        return "D" + str(self)[1:]
+
     @contextlib.contextmanager
     def environment(self) -> Iterator[dict[str, str]]:
         """The environment in which a client program connects here: the password in a file that only we can read.

@@ -20,7 +20,7 @@ try:
     from psycopg2 import errorcodes
     from psycopg2.extras import NamedTupleCursor
 except ImportError:  # task.py reports it
-    psycopg2 = None
+    pass
 
 OLDEST_VERSION = 130000
 LOCK_TIMEOUT_SECONDS = 3
@@ -143,7 +143,7 @@ class Session:
 
     def text_of(self, statement: Any) -> str:
         """The SQL text of a composed statement."""
-        return statement.as_string(self._connection)
+        return str(statement.as_string(self._connection))
 
     @property
     def system_identifier(self) -> str:
@@ -168,7 +168,7 @@ class Session:
             message = "No lock within {0} s{1}. Nothing was changed; try again when it has ended.".format(
                 LOCK_TIMEOUT_SECONDS, self._blockers()
             )
-        return ServerRefused("{0} said: {1}".format(str(self.endpoint).capitalize(), message), sqlstate=code)
+        return ServerRefused("{0} said: {1}".format(self.endpoint.title, message), sqlstate=code)
 
     def _blockers(self) -> str:
         """Who holds locks that ours has to wait for, asked in a session of its own."""
@@ -196,7 +196,7 @@ def database_exists(endpoint: Endpoint) -> bool:
 
 def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
     options = " ".join("-c {0}={1}".format(name, _escaped(value)) for name, value in settings.items())
-    keywords = {
+    keywords: dict[str, Any] = {
         "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
         **endpoint.keywords,
         "options": " ".join(filter(None, [endpoint.keywords.get("options"), options])),

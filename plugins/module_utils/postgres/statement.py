@@ -10,7 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 try:
     from psycopg2 import sql
 except ImportError:  # task.py reports it
-    sql = None
+    pass
 
 NAME_BYTES = 63
 """Bytes of a name that PostgreSQL keeps; it cuts longer ones, see

@@ -278,7 +278,7 @@ def _spelled_by_server(session: Session, unknown: Sequence[Table]) -> dict[tuple
     takes no lock on the table but ACCESS SHARE. An index shows that the filter is immutable, as a row filter must be, see
     https://www.postgresql.org/docs/current/logical-replication-row-filter.html#LOGICAL-REPLICATION-ROW-FILTER-RESTRICTIONS.
     """
-    result = {}
+    result: dict[tuple[str, str], Published] = {}
     if not unknown:
         return result
     with session.transaction(commit=False):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import (
@@ -72,10 +72,27 @@ def manage(task: Task) -> None:
             raise Refused("source is needed: it says where the definitions come from.")
         source = task.source_or_none(endpoint)
         if source is None:
-            task.note("Create the definitions that are missing")
+            _predict_blindly(task, session)
             return
         with source:
             _bring(task, source, session)
+
+
+def _predict_blindly(task: Task, session: Session | None) -> None:
+    """In check mode, when the source can't be asked yet: what the target lacks of the tables that are named."""
+    params = task.params
+    named = [request.name for request in tables.parse_requests(params["tables"]) or []]
+    if session:
+        keys = tables.parse_names(session, named)
+        there = definitions.read(session, keys)
+        lacking = [quoted(*key) for key in keys if key not in there]
+        if params["all_tables"] and not tables.in_schemas(session, None):
+            lacking.append("all of the database")
+        filled = {table.schema for table in tables.in_schemas(session, None)}
+        lacking += ["all of schema {0}".format(quoted(name)) for name in params["schemas"] if name not in filled]
+    else:
+        lacking = named + params["schemas"] + (["all of the database"] if params["all_tables"] else [])
+    task.note(*["Create table {0}".format(label) for label in lacking])
 
 
 def _bring(task: Task, source: Session, session: Session | None) -> None:
@@ -166,9 +183,8 @@ def _refuse_unfit(
         )
 
 
-def _refuse_orphans(session: Session, keys: Iterable[tuple[str, str]]) -> None:
-    wanted = list(keys)
-    missing = [key for key in wanted if key not in definitions.read(session, wanted)]
+def _refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None:
+    missing = set(keys) - set(definitions.read(session, keys))
     if missing:
         raise Refused(
             "There is no table {0} in {1}: let parts hold tables.".format(

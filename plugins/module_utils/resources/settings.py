@@ -61,7 +61,7 @@ def manage(task: Task) -> None:
         too_low = [setting for setting in settings if setting.too_low]
         if too_low and not task.params["write"]:
             raise Refused(
-                "{0} needs {1}, and its settings are not ours to change: set them where the service is managed.".format(
+                "The server of {0} needs {1}, and its settings are not ours to change: set them where the service is managed.".format(
                     session.endpoint, enumerate_names("{0} = {1}".format(s.name, s.minimum) for s in too_low)
                 )
             )
@@ -87,7 +87,7 @@ def read(session: Session, minimum: Mapping[str, Any]) -> list[Setting]:
     }
     unknown = set(minimum) - set(rows)
     if unknown:
-        raise Refused("{0} has no setting {1}.".format(session.endpoint, enumerate_names(unknown)))
+        raise Refused("The server of {0} has no setting {1}.".format(session.endpoint, enumerate_names(unknown)))
     _refuse_unordered(minimum, rows)
     files = _configured(session, list(minimum)) if _may_read_files(session) else {}
     return [

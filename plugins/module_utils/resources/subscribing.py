@@ -29,7 +29,7 @@ def manage(task: Task) -> None:
     """Bring the subscription of the task's options to its state."""
     session = task.session_or_none()
     with session or contextlib.nullcontext():
-        current = session and subscription.read(session, task.params["name"])
+        current = subscription.read(session, task.params["name"]) if session else None
         if task.params["state"] == "absent":
             _remove(task, session, current)
             return
