@@ -42,9 +42,10 @@ class Task:
         return Session(Endpoint.from_login(self.params))
 
     def session_or_none(self) -> Session | None:
-        """The same, or None in check mode when an earlier task would have created the database."""
+        """The same, or None when there is no such database: in check mode, because an earlier task would have created it,
+        and with C(state=absent), because then nothing that is in it is there."""
         endpoint = Endpoint.from_login(self.params)
-        if self.check_mode and not database_exists(endpoint):
+        if (self.check_mode or self.params.get("state") == "absent") and not database_exists(endpoint):
             return None
         return Session(endpoint)
 

@@ -62,6 +62,11 @@ def listed(parts: Sequence[Any]) -> Any:
     return sql.SQL(", ").join(parts)
 
 
+def sequence(statements: Iterable[Any]) -> Any:
+    """Several statements to be sent at once."""
+    return sql.SQL(";\n").join(list(statements))
+
+
 def union_all(queries: Iterable[Any]) -> Any:
     """The rows of all *queries*."""
     return sql.SQL(" UNION ALL ").join(list(queries))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     Change,
@@ -20,7 +20,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     with_options,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import replica_identity, tables
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    replica_identity,
+    row_filter,
+    tables,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 
@@ -248,7 +252,8 @@ def _published(
 ) -> dict[tuple[str, str], Published]:
     """*wanted* with their filters as the server spells them; only spellings not seen before cost a question."""
     stored = dict((current and current.tables) or {})
-    result, unknown = {}, []
+    result: dict[tuple[str, str], Published] = {}
+    unknown: dict[tuple[str, str], Table] = {}
     for table in wanted:
         there = stored.get(table.key)
         if table.where is None:
@@ -256,50 +261,9 @@ def _published(
         elif there and there.table.where in (table.where.strip(), "({0})".format(table.where.strip())):
             result[table.key] = Published(table._replace(where=there.table.where), there.filter_columns)
         else:
-            unknown.append(table)
-    result.update(_spelled_by_server(session, unknown))
-    return result
-
-
-_SPELLED = (
-    "SELECT pg_get_expr(k.conbin, k.conrelid) AS filter, array(SELECT a.attname::text FROM pg_attribute AS a"
-    "  WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)) AS columns,"
-    " EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey) AND a.atttypid >= 16384)"
-    " OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid"
-    "  AND d.refclassid <> 'pg_class'::regclass AND d.refobjid >= 16384) AS foreign_to_filters"
-    " FROM pg_constraint AS k WHERE k.conrelid = %s::regclass AND k.conname = 'filter'"
-)
-
-
-def _spelled_by_server(session: Session, unknown: Sequence[Table]) -> dict[tuple[str, str], Published]:
-    """Filters in the server's spelling and the columns they use.
-
-    Each becomes a CHECK constraint of a temporary table of the same shape, in a transaction that is rolled back: that
-    takes no lock on the table but ACCESS SHARE. An index shows that the filter is immutable, as a row filter must be, see
-    https://www.postgresql.org/docs/current/logical-replication-row-filter.html#LOGICAL-REPLICATION-ROW-FILTER-RESTRICTIONS.
-    """
-    result: dict[tuple[str, str], Published] = {}
-    if not unknown:
-        return result
-    with session.transaction(commit=False):
-        for table in unknown:
-            shape = {"temporary": identifier("pg_temp", table.name), "filter": expression(table.where or "")}
-            try:
-                session.execute(
-                    compose("CREATE TEMPORARY TABLE {temporary} (LIKE {table})", table=identifier(*table.key), **shape)
-                )
-                session.execute(compose("ALTER TABLE {temporary} ADD CONSTRAINT filter CHECK {filter}", **shape))
-                session.execute(compose("CREATE INDEX ON {temporary} ((1)) WHERE {filter}", **shape))
-            except ServerRefused as error:
-                raise Refused("The row filter of {0} can't be published: {1}".format(table.label, error)) from None
-            row = session.row(_SPELLED, [session.text_of(shape["temporary"])])
-            if row.foreign_to_filters:
-                raise Refused(
-                    "The row filter of {0} can't be published: it uses a type, function or operator that is not PostgreSQL's "
-                    "own.".format(table.label)
-                )
-            result[table.key] = Published(table._replace(where=row.filter), frozenset(row.columns))
-            session.execute(compose("DROP TABLE {temporary}", **shape))
+            unknown[table.key] = table
+    for key, (where, columns) in row_filter.spelled_by_server(session, unknown).items():
+        result[key] = Published(unknown[key]._replace(where=where), columns)
     return result
 
 

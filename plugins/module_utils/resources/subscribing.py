@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -86,12 +86,16 @@ def _check_before_creation(session: Session, source: Session, future: Subscripti
 
 def _create_on_both(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
     """The steps of subscription.py's first paragraph; an error undoes those already done."""
+    name = future.slot_name or ""
     session.apply(subscription.plan_placeholder(future))
+    created = False
     try:
-        slot.create(source, future.slot_name or "", failover=future.options.get("failover") == "true")
+        slot.create(source, name, failover=future.options.get("failover") == "true")
+        created = True
         session.apply(subscription.plan_new(future, copy_data))
     except DistributedError:
-        slot.drop(source, future.slot_name or "")
+        if created:
+            slot.drop(source, name)
         session.apply(subscription.plan_detached(future, None))
         raise
 
@@ -171,18 +175,22 @@ def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription
 
 def _remove(task: Task, session: Session | None, current: Subscription | None) -> None:
     params = task.params
-    endpoint = Endpoint.from_source(params["source"]) if params["source"] else current and current.endpoint
+    endpoint = Endpoint.from_source(params["source"]) if params["source"] else None
     task.describe(current and current.as_result(), None)
     if session and current:
         task.note('Drop subscription "{0}"'.format(current.name))
         if not task.check_mode:
             _remove_from_both(task, session, current, endpoint)
-    elif session and endpoint and params["slot_name"]:
+    elif endpoint and params["slot_name"]:
         _settle(task, session, endpoint, params["slot_name"])
 
 
-def _remove_from_both(task: Task, session: Session, current: Subscription, endpoint: Endpoint | None) -> None:
-    """Disable, drop the slot, drop the subscription: in this order a run that dies is found by the next."""
+def _remove_from_both(task: Task, session: Session, current: Subscription, given: Endpoint | None) -> None:
+    """Disable, drop the slot, drop the subscription: in this order a run that dies is found by the next.
+
+    The upstream is looked for where the task says, and where the subscription itself found it.
+    """
+    endpoint = given or current.endpoint
     if current.enabled:
         session.apply(subscription.plan_disable(current))
     unfinished = insight.unfinished(session, current.oid)
@@ -191,7 +199,9 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, endpo
     source = None
     with contextlib.ExitStack() as stack:
         try:
-            source = stack.enter_context(Session(endpoint)) if endpoint else None
+            source = _first_reached([given, current.endpoint])
+            if source:
+                stack.enter_context(source)
             if source and current.slot_name:
                 dropped = slot.drop(source, current.slot_name)
                 problem = "Somebody still uses it."
@@ -206,18 +216,27 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, endpo
     _owe(task, endpoint, names, problem)
 
 
+def _first_reached(endpoints: Sequence[Endpoint | None]) -> Session | None:
+    """A session at the first of *endpoints* that lets us in; raises what the last of them said when none does."""
+    candidates = [endpoint for endpoint in endpoints if endpoint]
+    for endpoint in candidates[:-1]:
+        with contextlib.suppress(Unreachable):
+            return Session(endpoint)
+    return Session(candidates[-1]) if candidates else None
+
+
 def _drop_leftovers(session: Session, source: Session) -> None:
     live = [row.oid for row in session.rows("SELECT oid FROM pg_subscription")]
     for name in slot.left_by(source, session.system_identifier, live):
         slot.drop(source, name)
 
 
-def _settle(task: Task, session: Session, endpoint: Endpoint, name: str) -> None:
+def _settle(task: Task, session: Session | None, endpoint: Endpoint, name: str) -> None:
     """Drop the slot that an earlier removal had to leave behind."""
     try:
         with Session(endpoint) as source:
             there = slot.read(source, name)
-            if not task.check_mode:
+            if session and not task.check_mode:
                 _drop_leftovers(session, source)
             if there is None:
                 return
