@@ -83,7 +83,9 @@ def test_publication_is_created_altered_and_removed(each_major: Pair) -> None:
     upstream.sql(SHOP)
     publication = {"name": 'we."ird Pub', "tables": ["public.item"], "publish": ["insert"]}
     assert upstream.converge("pgml_publication", **publication)["changed"]
-    publication.update(tables=["item", "event"], publish=["truncate, DELETE", "insert", "update"], via_partition_root=True)
+    publication.update(
+        tables=["item", "event"], publish=["truncate, DELETE", "insert", "update"], via_partition_root=True
+    )
     assert upstream.converge("pgml_publication", **publication)["changed"]
     rows = upstream.sql("SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication")
     assert rows == [(True, True, True, True, True)]
@@ -120,12 +122,19 @@ def test_rows_travel_between_different_majors(servers: Servers, source: int, tar
 @pytest.fixture(params=sorted(majors.VERSIONS))
 def plain(request: pytest.FixtureRequest) -> Iterator[Place]:
     """A server of every major version with wal_level = replica, which the test may restart."""
-    with Cluster(make_directory(), program_of(request.param), {"wal_level": "replica", "shared_buffers": "16MB"}) as made:
+    with Cluster(
+        make_directory(), program_of(request.param), {"wal_level": "replica", "shared_buffers": "16MB"}
+    ) as made:
         yield Place(made, "postgres")
 
 
 def test_settings_are_raised_wait_for_a_restart_and_are_never_lowered(plain: Place) -> None:
-    minimum = {"wal_level": "logical", "max_replication_slots": 25, "max_wal_senders": 2, "max_slot_wal_keep_size": "1GB"}
+    minimum = {
+        "wal_level": "logical",
+        "max_replication_slots": 25,
+        "max_wal_senders": 2,
+        "max_slot_wal_keep_size": "1GB",
+    }
     raised = plain.converge("pgml_settings", minimum=minimum)
     assert raised["changed"] and raised["pending_restart"] == ["max_replication_slots", "wal_level"]
     assert "Raise wal_level from replica to logical" in raised["changes"]

@@ -190,13 +190,26 @@ def test_recreate_alone_changes_nothing(shop: Place) -> None:
     assert not shop.converge("pgml_publication", name="pub", tables=["a"], recreate=True)["changed"]
 
 
-AWKWARD = ["We.ird", 'qu"ote', "sp ace", "Capital", "größe 表", "semi;colon--", "per%cent%s", "{brace}", "back\\slash", "'"]
+AWKWARD = [
+    "We.ird",
+    'qu"ote',
+    "sp ace",
+    "Capital",
+    "größe 表",
+    "semi;colon--",
+    "per%cent%s",
+    "{brace}",
+    "back\\slash",
+    "'",
+]
 
 
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_names_work_everywhere(upstream: Place, name: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'
-    upstream.sql(f"CREATE SCHEMA {quoted}; CREATE TABLE {quoted}.{quoted} ({quoted} int PRIMARY KEY)".replace("%", "%%"), [])
+    upstream.sql(
+        f"CREATE SCHEMA {quoted}; CREATE TABLE {quoted}.{quoted} ({quoted} int PRIMARY KEY)".replace("%", "%%"), []
+    )
     create_role(upstream.cluster, name, "SUPERUSER", "x")
     try:
         entry = {"name": f"{quoted}.{quoted}", "columns": [name], "where": f"{quoted} > 1"}
@@ -264,7 +277,9 @@ def test_a_filter_is_asked_of_the_server_without_locking_the_table(shop: Place) 
 
 
 def test_many_tables_take_one_call(upstream: Place) -> None:
-    upstream.sql("DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE 'CREATE TABLE t' || i || ' (id int PRIMARY KEY)'; END LOOP; END $$")
+    upstream.sql(
+        "DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE 'CREATE TABLE t' || i || ' (id int PRIMARY KEY)'; END LOOP; END $$"
+    )
     tables = [f"t{i}" for i in range(1, 301)]
     assert upstream.converge("pgml_publication", name="pub", tables=tables)["changed"]
     seen = len(upstream.cluster.log())

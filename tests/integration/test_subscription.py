@@ -80,7 +80,9 @@ OPTIONS: list[tuple[str, Any, Any, int]] = [
 
 
 @pytest.mark.parametrize(("option", "value", "back", "since"), OPTIONS)
-def test_every_option_is_altered_and_altered_back(new_shop: Pair, option: str, value: Any, back: Any, since: int) -> None:
+def test_every_option_is_altered_and_altered_back(
+    new_shop: Pair, option: str, value: Any, back: Any, since: int
+) -> None:
     new_shop.subscribe(**{option: back})
     for number, wanted in enumerate((value, back)):
         result = new_shop.target.converge("pgml_subscription", **new_shop.subscription(**{option: wanted}))
@@ -96,7 +98,9 @@ def test_every_option_is_taken_at_creation(new_shop: Pair, option: str, value: A
     assert str(result["subscription"][option]).lower() == str(value).lower()
     assert not new_shop.subscribe(**{option: value})["changed"]
     assert_streams(new_shop, 1000)
-    slot = new_shop.sql_source("SELECT failover, two_phase FROM pg_replication_slots WHERE slot_name = %s", [new_shop.name])
+    slot = new_shop.sql_source(
+        "SELECT failover, two_phase FROM pg_replication_slots WHERE slot_name = %s", [new_shop.name]
+    )
     assert slot == [(option == "failover", option == "two_phase")]
 
 
@@ -127,9 +131,7 @@ def test_several_options_change_in_one_run(new_shop: Pair) -> None:
     new_shop.subscribe()
     options = {"failover": True, "binary": True, "synchronous_commit": "on", "two_phase": True, "enabled": False}
     result = new_shop.target.converge("pgml_subscription", **new_shop.subscription(**options))
-    assert {key: result["subscription"][key] for key in ("failover", "binary", "enabled")} == {
-        "failover": "true", "binary": "true", "enabled": False
-    }  # fmt: skip
+    assert options.items() <= result["subscription"].items()
     assert new_shop.target.converge("pgml_subscription", **new_shop.subscription(enabled=True))["changed"]
     assert_streams(new_shop, 1000)
 
@@ -194,7 +196,11 @@ def test_owner_is_set(shop: Pair) -> None:
 
 def test_connections_are_compared_as_values(shop: Pair) -> None:
     shop.subscribe()
-    named = {**shop.endpoint, "connect_params": {"application_name": "it's = \\ here"}, "port": str(shop.endpoint["port"])}
+    named = {
+        **shop.endpoint,
+        "connect_params": {"application_name": "it's = \\ here"},
+        "port": str(shop.endpoint["port"]),
+    }
     result = shop.target.converge("pgml_subscription", **shop.subscription(source=named))
     assert result["changes"] == [f'Set connection of subscription "{shop.name}"']
     assert shop.target.converge("pgml_subscription", **shop.subscription())["changed"]
@@ -205,7 +211,9 @@ def test_a_changed_password_is_taken_over(shop: Pair) -> None:
     shop.subscribe()
     with shop.source.transaction("SET log_statement = none"):
         shop.sql_source(SQL("ALTER ROLE {} PASSWORD 'another'").format(Identifier(shop.distributor)))
-    result = shop.target.converge("pgml_subscription", **shop.subscription(source={**shop.endpoint, "password": "another"}))
+    result = shop.target.converge(
+        "pgml_subscription", **shop.subscription(source={**shop.endpoint, "password": "another"})
+    )
     assert result["changes"] == [f'Set connection of subscription "{shop.name}"']
     assert_streams(shop, 1000)
 
@@ -267,7 +275,9 @@ def test_a_member_of_pg_create_subscription_needs_no_superuser(new_shop: Pair) -
     cluster, role = new_shop.target.cluster, f"creator_{new_shop.name}"
     create_role(cluster, role, "LOGIN", "pw")
     names = {"role": Identifier(role), "database": Identifier(new_shop.target.database)}
-    new_shop.sql_target(SQL("GRANT pg_create_subscription TO {role}; GRANT CREATE ON DATABASE {database} TO {role}").format(**names))
+    new_shop.sql_target(
+        SQL("GRANT pg_create_subscription TO {role}; GRANT CREATE ON DATABASE {database} TO {role}").format(**names)
+    )
     new_shop.sql_target(SQL("ALTER TABLE a OWNER TO {role}; ALTER TABLE b OWNER TO {role}").format(**names))
     login = {"login_user": role, "login_password": "pw"}
     try:
@@ -281,7 +291,9 @@ def test_a_member_of_pg_create_subscription_needs_no_superuser(new_shop: Pair) -
         new_shop.arrived("b", 0.1)
         warnings = new_shop.target.ok("pgml_subscription", **params).get("warnings", [])
         assert any("only superusers can read it" in warning for warning in warnings)
-        removed = new_shop.target.converge("pgml_subscription", name=new_shop.name, state="absent", source=new_shop.endpoint, **login)
+        removed = new_shop.target.converge(
+            "pgml_subscription", name=new_shop.name, state="absent", source=new_shop.endpoint, **login
+        )
         assert removed["changed"] and new_shop.slots() == set()
         assert again["diff"]["before"] == again["diff"]["after"]
     finally:
@@ -336,7 +348,9 @@ def test_check_mode_forgives_what_an_earlier_task_would_make(shop: Pair) -> None
 
 
 def test_many_tables_take_queries_that_do_not_grow(pair: Pair) -> None:
-    pair.both("DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE 'CREATE TABLE t' || i || ' (id int PRIMARY KEY)'; END LOOP; END $$")
+    pair.both(
+        "DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE 'CREATE TABLE t' || i || ' (id int PRIMARY KEY)'; END LOOP; END $$"
+    )
     pair.publish(*[f"t{i}" for i in range(1, 201)])
     pair.subscribe()
     seen = len(pair.source.cluster.log()), len(pair.target.cluster.log())

@@ -55,9 +55,9 @@ class Place:
     def value(self, statement: Any, params: Any = None) -> Any:
         return self.sql(statement, params)[0][0]
 
-    def fingerprint(self) -> list[tuple[Any, ...]]:
+    def fingerprint(self) -> set[tuple[Any, ...]]:
         """What the modules could have changed here."""
-        return sorted(self.sql(" UNION ALL ".join(_CATALOGS)))
+        return set(self.sql(" UNION ALL ".join(_CATALOGS)))
 
     def run(self, module: str, *, check: bool = False, **params: Any) -> dict[str, Any]:
         """Run a module against this database; a traceback is never an answer."""
@@ -218,7 +218,9 @@ def forget_slots(place: Place) -> None:
     def gone() -> bool:
         for name, pid in place.sql(query):
             with suppress(psycopg2.Error):
-                place.sql("SELECT pg_terminate_backend(%s)" if pid else "SELECT pg_drop_replication_slot(%s)", [pid or name])
+                place.sql(
+                    "SELECT pg_terminate_backend(%s)" if pid else "SELECT pg_drop_replication_slot(%s)", [pid or name]
+                )
         return not place.sql(query)
 
     wait_for(gone, 30, "the slots to go")

@@ -61,7 +61,7 @@ def manage(task: Task) -> None:
         too_low = [setting for setting in settings if setting.too_low]
         if too_low and not task.params["write"]:
             raise Refused(
-                "The server of {0} needs {1}, and its settings aren't ours to change: set them where the service is managed.".format(
+                "The server of {0} needs {1}; it is managed, so set them where its service is.".format(
                     session.endpoint, enumerate_names("{0} = {1}".format(s.name, s.minimum) for s in too_low)
                 )
             )
