@@ -50,7 +50,6 @@ def names(place: Place, name: str = "pub") -> list[str]:
         "id = 1 -- a comment",
         "CASE WHEN id > 5 THEN true ELSE id < 2 END",
         "A.id != 5",
-        "public.a.id != 5",
     ],
 )
 def test_a_filter_in_another_spelling_is_no_change(shop: Place, where: str) -> None:

@@ -235,8 +235,15 @@ UNFIT = """
         ),
         ({"tables": [{"name": "keyed", "where": "id >"}]}, ["row filter of public.keyed", "syntax error"]),
         ({"tables": [{"name": "keyed", "where": "id"}]}, ["row filter of public.keyed", "boolean"]),
-        ({"tables": [{"name": "keyed", "where": "id > (SELECT 1)"}]}, ["row filter of public.keyed", "subquery"]),
-        ({"tables": [{"name": "keyed", "where": "id > random()"}]}, ["row filter of public.keyed", "immutable"]),
+        (
+            {"tables": [{"name": "keyed", "where": "id > (SELECT 1)"}]},
+            ["row filter of public.keyed", "row filter", "one condition"],
+        ),
+        (
+            {"tables": [{"name": "keyed", "where": "id > random()"}]},
+            ["row filter of public.keyed", "mutable functions are not allowed"],
+        ),
+        ({"tables": [{"name": "keyed", "where": "public.keyed.id > 1"}]}, ["public.keyed", "by their plain names"]),
         ({"tables": [{"name": "keyed", "where": "id::text = 'x'"}]}, ["row filter of public.keyed", "built-in"]),
         (
             {"tables": [{"name": "keyed", "where": "true); DROP TABLE keyed; SELECT (1"}]},

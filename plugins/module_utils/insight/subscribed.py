@@ -26,6 +26,8 @@ READY = "r"
 STATES = {"i": "waiting", "d": "copying", "f": "copied", "s": "catching up", "r": "ready"}
 """pg_subscription_rel.srsubstate, https://www.postgresql.org/docs/current/catalog-pg-subscription-rel.html"""
 
+LOOKS = 10
+"""Looks without a worker, about a second apart, until the reason is looked for."""
 FAILURES = 3
 """Failed copies of which nothing more is known, until the wait gives up."""
 STATISTICS_SINCE = 150000
@@ -40,6 +42,8 @@ class Offer(NamedTuple):
     columns: tuple[str, ...]
     readable: bool
     """whether the connecting user may SELECT those columns"""
+    hidden: bool
+    """whether row security hides rows from that user"""
 
 
 def offered(source: Session, publications: Sequence[str], target_version: int) -> dict[Any, Offer]:
@@ -58,11 +62,11 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
     listed = " AND a.attname = ANY(pt.attnames)" if source.version >= COLUMN_LISTS_SINCE else ""
     stored = " AND a.attgenerated = ''" if source.version < GENERATED_COLUMNS_SINCE else ""
     return {
-        (row.schema, row.name): Offer(tuple(row.columns), row.readable)
+        (row.schema, row.name): Offer(tuple(row.columns), row.readable, row.hidden)
         for row in source.rows(
             "SELECT pt.schemaname AS schema, pt.tablename AS name, array_agg(DISTINCT a.attname::text) AS columns,"
             " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
-            " AS readable FROM pg_publication_tables AS pt"
+            " AS readable, bool_or(row_security_active(c.oid)) AS hidden FROM pg_publication_tables AS pt"
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
             " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
@@ -111,6 +115,12 @@ def check_offer(source: Session, session: Session, offer: Mapping[Any, Offer], n
         raise Refused(
             'The source would answer permission denied for table {0}: grant user "{1}" SELECT on it and USAGE on its '
             "schema.".format(enumerate_names(unreadable), source.endpoint.keywords.get("user"))
+        )
+    hidden = [quoted(*key) for key, table in offer.items() if table.hidden]
+    if hidden:
+        raise Refused(
+            'Row security would hide rows of {0} from user "{1}" on the source, and nobody would notice: give it '
+            "BYPASSRLS.".format(enumerate_names(hidden), source.endpoint.keywords.get("user"))
         )
     target = _target_tables(session, offer)
     missing = [quoted(*key) for key in offer if key not in target]
@@ -222,6 +232,13 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
         failures = watch.failures()
         if failures or watch.idle:
             _explain(session, endpoint, oid, name, unready, failures)
+            if watch.abandoned:
+                raise Refused(
+                    "No worker has served subscription {0} for a while; the replica's log says why.".format(
+                        quoted(name)
+                    ),
+                    tables=_as_result(unready),
+                )
         if time.monotonic() > end:
             raise TimedOut(_progress(name, states, unready, seconds), tables=_as_result(states))
         time.sleep(pause)
@@ -235,7 +252,7 @@ class _Watch:
         self._session = session
         self._oid = oid
         self._pids: dict[int, set[int]] = {}
-        self._empty_looks = 0
+        self._without_copier = self._without_worker = 0
         self._counted_before = self._counted()
 
     def failures(self) -> int:
@@ -243,7 +260,8 @@ class _Watch:
             "SELECT coalesce(relid, 0) AS relid, pid FROM pg_stat_subscription WHERE subid = %s AND pid IS NOT NULL",
             [self._oid],
         )
-        self._empty_looks = 0 if workers else self._empty_looks + 1
+        self._without_worker = 0 if workers else self._without_worker + 1
+        self._without_copier = 0 if any(worker.relid for worker in workers) else self._without_copier + 1
         for worker in workers:
             self._pids.setdefault(worker.relid, set()).add(worker.pid)
         if self._session.version >= STATISTICS_SINCE:
@@ -252,8 +270,13 @@ class _Watch:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody has worked on the subscription for a while."""
-        return self._empty_looks >= 10
+        """Whether it is time to ask why nothing has been copied for a while."""
+        return self._without_copier > 0 and self._without_copier % LOOKS == 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether not even changes have been applied for a while."""
+        return self._without_worker >= 2 * LOOKS
 
     def _counted(self) -> int:
         if self._session.version < STATISTICS_SINCE:
@@ -273,15 +296,20 @@ def _explain(
     """Raise what hinders the first copy, if it can be found out, and after FAILURES failed copies in any case."""
     label = 'The first copy of subscription "{0}" can\'t go on'.format(name)
     state = session.row(
-        "SELECT s.subenabled, s.subpublications, current_setting('max_logical_replication_workers')::int AS workers,"
-        " (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL) AS working,"
-        " EXISTS (SELECT FROM pg_stat_subscription WHERE subid = s.oid AND pid IS NOT NULL) AS attended"
-        " FROM (SELECT oid, subenabled, subpublications FROM pg_subscription) AS s WHERE s.oid = %s",
+        "SELECT s.subenabled, s.subpublications, r.rolname AS owner, r.rolcanlogin AS may_log_in,"
+        " current_setting('max_logical_replication_workers')::int AS workers,"
+        " (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL AND relid IS NULL) AS applying"
+        " FROM (SELECT oid, subenabled, subpublications, subowner FROM pg_subscription) AS s"
+        " JOIN pg_roles AS r ON r.oid = s.subowner WHERE s.oid = %s",
         [oid],
     )
-    if not state.attended and state.working >= state.workers:
+    if not state.may_log_in:
+        raise Refused('{0}: its workers run as its owner "{1}", who may not log in.'.format(label, state.owner))
+    if state.applying >= state.workers:
         raise Refused(
-            "{0}: all {1} of max_logical_replication_workers are busy on the replica.".format(label, state.workers)
+            "{0}: all max_logical_replication_workers = {1} of the replica apply changes, and none is left to copy.".format(
+                label, state.workers
+            )
         )
     try:
         with Session(endpoint) as source:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any, Iterator, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused, Unreachable
@@ -203,6 +204,10 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
     }
     try:
         return psycopg2.connect(**keywords)
+    except psycopg2.ProgrammingError as error:
+        raise Refused(
+            "The {0} options make no connection string: {1}".format(endpoint.option, _sentence(str(error)))
+        ) from None
     except psycopg2.OperationalError as error:
         raise Unreachable(
             "Can't connect to {0}: {1} Check the {2} options.".format(
@@ -213,8 +218,8 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
 
 
 def _escaped(value: str) -> str:
-    """A value for the start-up packet's options, in which a backslash protects spaces and backslashes."""
-    return value.replace("\\", "\\\\").replace(" ", "\\ ").replace("\n", "\\\n").replace("\t", "\\\t")
+    """A value for the start-up packet's options, in which a backslash protects white space and backslashes."""
+    return re.sub(r"([\s\\])", r"\\\1", value)
 
 
 def _reason(text: str) -> str:

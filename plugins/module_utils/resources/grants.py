@@ -34,9 +34,9 @@ class Grants(NamedTuple):
     readable: frozenset[tuple[str, str]] = frozenset()
     usable: frozenset[str] = frozenset()
     other: frozenset[tuple[str, str]] = frozenset()
-    """relations on which the role holds more than SELECT"""
-    creatable: frozenset[str] = frozenset()
-    """schemas on which it holds CREATE"""
+    """relations on which the role holds more than SELECT: sequences, columns, and the right to grant count as that"""
+    more_than_usable: frozenset[str] = frozenset()
+    """schemas on which it holds more than USAGE"""
 
     def as_result(self) -> dict[str, Any]:
         return {
@@ -60,14 +60,18 @@ def manage(task: Task) -> None:
 def read(session: Session, role: str) -> Grants:
     """The privileges granted to *role* by name; a role that doesn't exist has none."""
     relations = session.rows(
-        "SELECT n.nspname AS schema, c.relname AS name, array_agg(a.privilege_type::text) AS privileges"
-        " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace, aclexplode(c.relacl) AS a"
-        " WHERE a.grantee = (SELECT oid FROM pg_roles WHERE rolname = %s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
-        " GROUP BY 1, 2",
+        "WITH grantee AS (SELECT oid FROM pg_roles WHERE rolname = %s), acls AS ("
+        " SELECT oid AS relation, relacl AS acl, '' AS suffix FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
+        " UNION ALL SELECT attrelid, attacl, ' of a column' FROM pg_attribute WHERE attacl IS NOT NULL)"
+        " SELECT n.nspname AS schema, c.relname AS name, array_agg(a.privilege_type || acls.suffix"
+        "  || CASE WHEN a.is_grantable THEN ' to grant' ELSE '' END || CASE c.relkind WHEN 'S' THEN ' of a sequence' ELSE '' END)"
+        "  AS privileges FROM acls, grantee, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,"
+        " aclexplode(acls.acl) AS a WHERE c.oid = acls.relation AND a.grantee = grantee.oid GROUP BY 1, 2",
         [role],
     )
     schemas = session.rows(
-        "SELECT n.nspname AS schema, array_agg(a.privilege_type::text) AS privileges"
+        "SELECT n.nspname AS schema,"
+        "  array_agg(a.privilege_type || CASE WHEN a.is_grantable THEN ' to grant' ELSE '' END) AS privileges"
         " FROM pg_namespace AS n, aclexplode(n.nspacl) AS a"
         " WHERE a.grantee = (SELECT oid FROM pg_roles WHERE rolname = %s) GROUP BY 1",
         [role],
@@ -76,7 +80,7 @@ def read(session: Session, role: str) -> Grants:
         readable=frozenset((row.schema, row.name) for row in relations if "SELECT" in row.privileges),
         usable=frozenset(row.schema for row in schemas if "USAGE" in row.privileges),
         other=frozenset((row.schema, row.name) for row in relations if set(row.privileges) != {"SELECT"}),
-        creatable=frozenset(row.schema for row in schemas if "CREATE" in row.privileges),
+        more_than_usable=frozenset(row.schema for row in schemas if set(row.privileges) != {"USAGE"}),
     )
 
 
@@ -106,7 +110,7 @@ def plan(role: str, current: Grants, wanted: Grants) -> list[Change]:
                 role,
             )
         )
-    schemas = (current.usable - wanted.usable) | current.creatable
+    schemas = (current.usable - wanted.usable) | current.more_than_usable
     if schemas:
         changes.append(
             _change(

@@ -174,9 +174,7 @@ _COLUMNS_AND_FILTER = (
     "(SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute AS a"
     "  WHERE a.attrelid = c.oid AND a.attnum = ANY(pr.prattrs::int2[])) AS columns,"
     " pg_get_expr(pr.prqual, c.oid) AS filter,"
-    " CASE WHEN pr.prqual IS NOT NULL THEN array(SELECT a.attname::text FROM pg_depend AS d JOIN pg_attribute AS a"
-    "  ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid WHERE d.classid = 'pg_publication_rel'::regclass"
-    "  AND d.objid = pr.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0) END AS filter_columns"
+    " CASE WHEN pr.prqual IS NOT NULL THEN " + row_filter.FILTER_COLUMNS + " END AS filter_columns"
 )
 
 

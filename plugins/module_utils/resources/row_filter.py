@@ -11,18 +11,25 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     compose,
     expression,
     identifier,
+    listed,
+    literal,
     sequence,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 
+_SCRATCH = "pgml_distributed_scratch"
+"""A schema and a publication that are only ever seen by the transaction that makes them and rolls them back."""
+
+FILTER_COLUMNS = (
+    "array(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = pr.prrelid AND a.attnum IN"
+    " (SELECT m[1]::int2 FROM regexp_matches(pr.prqual::text, ':varattno ([0-9]+)', 'g') AS m))"
+)
+"""The columns that pg_publication_rel.prqual uses. pg_depend doesn't tell them from those of a column list."""
+
 _SPELLED = (
-    "SELECT c.relname AS name, pg_get_expr(k.conbin, k.conrelid) AS filter,"
-    " array(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY(k.conkey)) AS columns,"
-    " EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY(k.conkey) AND a.atttypid >= 16384)"
-    " OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid"
-    "  AND d.refclassid <> 'pg_class'::regclass AND d.refobjid >= 16384) AS foreign_to_filters"
-    " FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid"
-    " WHERE c.relnamespace = pg_my_temp_schema() AND k.conname = 'filter'"
+    "SELECT c.relname AS name, pg_get_expr(pr.prqual, pr.prrelid) AS filter, " + FILTER_COLUMNS + " AS columns"
+    " FROM pg_publication AS p JOIN pg_publication_rel AS pr ON pr.prpubid = p.oid"
+    " JOIN pg_class AS c ON c.oid = pr.prrelid WHERE p.pubname = %s"
 )
 
 
@@ -31,9 +38,8 @@ def spelled_by_server(
 ) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
     """The row filters of tables in the server's spelling, and the columns they use.
 
-    Each becomes a CHECK constraint of a temporary table of the same shape, in a transaction that is rolled back: that
-    takes no lock on the table but ACCESS SHARE. An index shows that the filter is immutable, as a row filter must be, see
-    https://www.postgresql.org/docs/current/logical-replication-row-filter.html#LOGICAL-REPLICATION-ROW-FILTER-RESTRICTIONS.
+    Empty tables of the same shape are published with these filters, in a transaction that is rolled back. It takes no lock
+    on the tables themselves but ACCESS SHARE, and the server refuses what no row filter may hold.
     """
     result: dict[tuple[str, str], tuple[str, frozenset[str]]] = {}
     for tables in _without_namesakes(filtered.values()):
@@ -43,17 +49,12 @@ def spelled_by_server(
             _name_culprit(session, tables.values())
             raise
         for row in rows:
-            if row.foreign_to_filters:
-                raise Refused(
-                    "The row filter of {0} can't be published: it uses a type, function or operator that is not PostgreSQL's "
-                    "own.".format(tables[row.name].label)
-                )
             result[tables[row.name].key] = (row.filter, frozenset(row.columns))
     return result
 
 
 def _without_namesakes(tables: Iterable[Table]) -> list[dict[str, Table]]:
-    """*tables* by name, in as many groups as it takes, because temporary tables are all in one schema."""
+    """*tables* by name, in as many groups as it takes, because one schema is to hold a group's copies."""
     groups: list[dict[str, Table]] = []
     for table in tables:
         group = next((each for each in groups if table.name not in each), None)
@@ -65,20 +66,38 @@ def _without_namesakes(tables: Iterable[Table]) -> list[dict[str, Table]]:
 
 
 def _ask(session: Session, tables: Sequence[Table]) -> list[Any]:
+    members = [compose("ONLY {copy} WHERE {filter}", **_parts(table)) for table in tables]
     with session.transaction(commit=False):
-        session.execute(sequence([_temporary(table) for table in tables]))
-        return session.rows(_SPELLED)
+        session.execute(compose("CREATE SCHEMA {scratch}", scratch=identifier(_SCRATCH)))
+        session.execute(sequence(compose("CREATE TABLE {copy} (LIKE {table})", **_parts(table)) for table in tables))
+        _refuse_more_than_expressions(session, tables)
+        session.execute(
+            compose(
+                "CREATE PUBLICATION {scratch} FOR TABLE {members}",
+                scratch=identifier(_SCRATCH),
+                members=listed(members),
+            )
+        )
+        return session.rows(_SPELLED, [_SCRATCH])
 
 
-def _temporary(table: Table) -> Any:
-    return compose(
-        "CREATE TEMPORARY TABLE {temporary} (LIKE {table});"
-        " ALTER TABLE {temporary} ADD CONSTRAINT filter CHECK {filter};"
-        " CREATE INDEX ON {temporary} ((1)) WHERE {filter}",
-        temporary=identifier("pg_temp", table.name),
-        table=identifier(*table.key),
-        filter=expression(table.where or ""),
+def _parts(table: Table) -> dict[str, Any]:
+    return {
+        "copy": identifier(_SCRATCH, table.name),
+        "table": identifier(*table.key),
+        "filter": expression(table.where or ""),
+    }
+
+
+def _refuse_more_than_expressions(session: Session, tables: Sequence[Table]) -> None:
+    """A cursor takes one query and nothing more, and opening it runs nothing: so no filter can end in a second statement."""
+    queries = [session.text_of(compose("SELECT FROM ONLY {copy} WHERE {filter}", **_parts(table))) for table in tables]
+    body = compose(
+        "DECLARE query text; looked refcursor; BEGIN FOREACH query IN ARRAY {queries}::text[] LOOP"
+        " OPEN looked FOR EXECUTE query; CLOSE looked; END LOOP; END",
+        queries=literal(queries),
     )
+    session.execute(compose("DO {body}", body=literal(session.text_of(body))))
 
 
 def _name_culprit(session: Session, tables: Iterable[Table]) -> None:
@@ -86,4 +105,7 @@ def _name_culprit(session: Session, tables: Iterable[Table]) -> None:
         try:
             _ask(session, [table])
         except ServerRefused as error:
-            raise Refused("The row filter of {0} can't be published: {1}".format(table.label, error)) from None
+            raise Refused(
+                "The row filter of {0} can't be published: {1} A filter is one condition on columns by their plain "
+                "names.".format(table.label, error)
+            ) from None

@@ -124,7 +124,9 @@ def _alter(task: Task, session: Session, current: Subscription, wanted: Subscrip
         if source:
             with task.lenient():
                 changes += _plan_with_source(session, source, current, future, task.params["copy_data"])
-        task.describe(current.as_result(), future.as_result())
+        task.describe(
+            current.as_result(), (future._replace(endpoint=None) if current.endpoint is None else future).as_result()
+        )
         task.result["subscription"] = future.as_result()
         task.apply(session, changes)
     if endpoint and not task.check_mode:

@@ -130,6 +130,10 @@ class Subscription(NamedTuple):
         return current._replace(**{**filled, "options": {**current.options, **self.options}, "placeholder": False})
 
 
+_CONNINFO = "convert_to(s.subconninfo, getdatabaseencoding())"
+"""The bytes as they are stored: passwords are UTF-8 for the publisher, whatever the encoding of this database."""
+
+
 def may_read_conninfo(session: Session) -> bool:
     """Whether the session may see connection strings; by default only superusers may."""
     return bool(session.value("SELECT has_column_privilege('pg_subscription', 'subconninfo', 'SELECT')"))
@@ -146,7 +150,7 @@ def read(session: Session, name: str) -> Subscription | None:
             " FROM pg_subscription AS s WHERE s.subname = %s"
             " AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
             columns=listed([identifier("s", option.column) for option in known]),
-            conninfo=raw("s.subconninfo" if may_read_conninfo(session) else "NULL"),
+            conninfo=raw(_CONNINFO if may_read_conninfo(session) else "NULL"),
         ),
         [PLACEHOLDER, name],
     )
@@ -155,7 +159,9 @@ def read(session: Session, name: str) -> Subscription | None:
     return Subscription(
         name=name,
         publications=frozenset(row.subpublications),
-        endpoint=None if row.conninfo is None else Endpoint.from_conninfo(row.conninfo),
+        endpoint=None
+        if row.conninfo is None
+        else Endpoint.from_conninfo(bytes(row.conninfo).decode("utf-8", "replace")),
         slot_name=row.subslotname,
         enabled=row.subenabled,
         owner=row.owner,
@@ -241,7 +247,8 @@ def plan_new(wanted: Subscription, copy_data: bool) -> list[Change]:
         **{name: value for name, value in wanted.options.items() if name not in later},
     }
     statement = compose(
-        "ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name};"
+        "COMMENT ON SUBSCRIPTION {name} IS NULL;"
+        " ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name};"
         " CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {publications} WITH ({options})",
         conninfo=secret(),
         options=with_options(options),
@@ -321,7 +328,10 @@ def plan_detached(current: Subscription, unreachable: Endpoint | None) -> list[C
         change = _alter(current, compose("CONNECTION {conninfo}", conninfo=secret()), "Cut the connection of {0}")
         changes.append(change._replace(secret=nowhere.conninfo))
     changes.append(_alter(current, "SET (slot_name = NONE)", "Detach {0} from its slot"))
-    statement = compose("DROP SUBSCRIPTION {name}", name=identifier(current.name))
+    # DROP SUBSCRIPTION leaves its comment behind, for whatever gets its oid one day.
+    statement = compose(
+        "COMMENT ON SUBSCRIPTION {name} IS NULL; DROP SUBSCRIPTION {name}", name=identifier(current.name)
+    )
     return changes + [Change(statement, 'Drop subscription "{0}"'.format(current.name))]
 
 

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each role works alone, in somebody else's playbook, with that playbook's own groups and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import playbooks
+from tests.support.cluster import Cluster
+from tests.support.playbooks import Ansible, Unsafe, count, differences, login, snapshot
+
+pytestmark = pytest.mark.slow
+
+ROLE = "postgresml.distributed."
+PASSWORD = "it's {{ alone }}"
+TABLES = ["public.products", {"name": "public.orders", "where": "order_id > 10"}]
+PARTS = ("globals", "schemas", "slots", "subscriptions", "pg_hba.conf", "pg_hba.conf's mode", "data")
+
+Servers = tuple[Cluster, Cluster]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    with playbooks.cluster() as shop, playbooks.cluster() as analytics:
+        playbooks.load_shop(shop)
+        yield shop, analytics
+
+
+class Playbook:
+    """Somebody else's playbook over somebody else's groups."""
+
+    def __init__(self, ansible: Ansible, servers: Servers) -> None:
+        self._ansible = ansible
+        named = zip(("billing", "analytics"), servers, strict=True)
+        hosts = {name: {"hosts": {f"{name}-db": playbooks.host(server)}} for name, server in named}
+        for group in hosts.values():
+            for variables in group["hosts"].values():
+                for key in [key for key in variables if key.startswith("pgml_")]:
+                    del variables[key]
+        self._inventory = {"all": {"children": hosts}}
+
+    def run(self, *plays: tuple[str, dict[str, Any]], check: bool = False) -> playbooks.Run:
+        """Run tasks, each (host, include_role with its vars) in a play of its own."""
+        content = [{"hosts": host, "gather_facts": False, "tasks": [task]} for host, task in plays]
+        path = self._ansible.write("site.yml", content)
+        return self._ansible.run(path, self._inventory, *(["--check"] if check else []))
+
+    def converge(self, *plays: tuple[str, dict[str, Any]]) -> playbooks.Run:
+        """Run them, and see that a second time changes nothing."""
+        first = self.run(*plays)
+        assert first.ok, first.output
+        second = self.run(*plays)
+        assert second.ok and not second.changed, second.output
+        return first
+
+
+@pytest.fixture
+def playbook(servers: Servers, tmp_path: Path) -> Playbook:
+    return Playbook(Ansible(tmp_path), servers)
+
+
+def role(name: str, entry: str | None = None, /, **variables: Any) -> dict[str, Any]:
+    """A task that includes a role of the collection."""
+    include = {"name": ROLE + name, **({"tasks_from": entry} if entry else {})}
+    prefixed = {f"{name}_{key}": value for key, value in variables.items()}
+    return {"name": f"Use {name}", "include_role": include, "vars": {**prefixed, f"{name}_become_user": ""}}
+
+
+def plays_of(servers: Servers, state: str = "present") -> list[tuple[str, dict[str, Any]]]:
+    """All that two roles take to bring a part of the shop from one server to the other, or to take it back."""
+    shop, analytics = servers
+    source = {
+        "host": shop.host,
+        "port": shop.port,
+        "db": "shop",
+        "user": "courier",
+        "password": Unsafe(PASSWORD),
+    }
+    primary = role(
+        "pgml_primary",
+        state=state,
+        login=login(shop),
+        distributor="courier",
+        distributor_password=Unsafe(PASSWORD),
+        replicas=[analytics.host],
+        grants=[{"database": "shop", "tables": TABLES}],
+        restart=True,
+    )
+    logical = {"name": "goods", "tables": TABLES, "state": state, "publication": "goods"}
+    publish = role("pgml_logical", "publish", login=login(shop, login_db="shop"), **logical)
+    subscribe = role(
+        "pgml_logical",
+        login=login(analytics, login_db="warehouse"),
+        source=source,
+        subscription="goods_in",
+        slot="goods_slot",
+        **({"drop_tables": True} if state == "absent" else {}),
+        **logical,
+    )
+    replica = role("pgml_replica", login=login(analytics), databases=["warehouse"], restart=True)
+    if state == "absent":
+        return [("analytics", subscribe), ("billing", publish), ("billing", primary)]
+    return [("billing", primary), ("billing", publish), ("analytics", replica), ("analytics", subscribe)]
+
+
+def test_the_roles_together_bring_a_table_and_take_it_back(servers: Servers, playbook: Playbook) -> None:
+    shop, analytics = servers
+    before = snapshot(shop)
+    playbook.converge(*plays_of(servers))
+    assert count(analytics, "warehouse", "products") == count(shop, "shop", "products") > 0
+    assert count(analytics, "warehouse", "orders") == count(shop, "shop", "orders WHERE order_id > 10") > 0
+    assert shop.sql("SELECT slot_name FROM pg_replication_slots") == [("goods_slot",)]
+    assert analytics.sql("SELECT subname FROM pg_subscription") == [("goods_in",)]
+    assert shop.sql("SELECT rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = 'courier'") == [
+        (False, False, False)
+    ]
+    assert shop.sql("SELECT pubname FROM pg_publication", dbname="shop") == [("goods",)]
+    playbook.converge(*plays_of(servers, "absent"))
+    assert [part for part in differences(before, snapshot(shop)) if part in PARTS] == []
+    assert analytics.sql("SELECT count(*) FROM pg_subscription") == [(0,)]
+    assert analytics.sql("SELECT to_regclass('products') IS NULL", dbname="warehouse") == [(True,)]
+
+
+def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
+    """Raised, never lowered, and restarted only with permission."""
+    _, analytics = servers
+    settings = {
+        "login": login(analytics),
+        "minimum": {"max_wal_senders": 25, "work_mem": "1MB"},
+        "restart_variable": "my_restart",
+    }
+    refused = playbook.run(("analytics", role("pgml_settings", **settings)))
+    assert not refused.ok
+    assert "analytics-db must be restarted before max_wal_senders takes effect" in refused.message
+    assert "my_restart: true" in refused.message
+    assert analytics.sql("SHOW max_wal_senders") == [("10",)]
+    playbook.converge(("analytics", role("pgml_settings", restart=True, **settings)))
+    assert analytics.sql("SHOW max_wal_senders") == [("25",)]
+    assert analytics.sql("SHOW work_mem") == [("4MB",)]
+
+
+def test_a_database_may_have_any_name(servers: Servers, playbook: Playbook) -> None:
+    _, analytics = servers
+    names = ['Dou"ble', "sin'gle", "pa%s {{ x }}", "Ünï.cødé, =x"]
+    playbook.converge(
+        ("analytics", role("pgml_replica", login=login(analytics), databases=[Unsafe(name) for name in names]))
+    )
+    assert set(names) <= set(playbooks.databases(analytics))
+
+
+def test_publish_refuses_what_the_role_does_not_know(servers: Servers, playbook: Playbook) -> None:
+    """The roles say which of their variables is missing or wrong."""
+    shop, _ = servers
+    before = snapshot(shop)
+    run = playbook.run(("billing", role("pgml_logical", "publish", login=login(shop, login_db="shop"))))
+    assert not run.ok and "pgml_logical_name" in run.message
+    run = playbook.run(("billing", role("pgml_primary", login=login(shop), grants=[{"database": "shop"}])))
+    assert not run.ok and "pgml_primary_distributor_password is not set" in run.message
+    run = playbook.run(("billing", role("pgml_primary", login=login(shop), state="gone")))
+    assert not run.ok and "pgml_primary_state" in run.message
+    assert differences(before, snapshot(shop)) == []

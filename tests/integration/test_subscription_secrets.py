@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Passwords: the awkward ones work, are compared as values, and show nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from psycopg2.sql import SQL, Identifier
+
+from tests.support.cluster import Cluster
+from tests.support.pair import Pair, create_role, forget_subscriptions, pair_of
+
+CORE = "Zq7core4Tz"
+"""A part of every password here that no escaping alters, to look for it everywhere."""
+
+PASSWORDS = {
+    "plain": CORE,
+    "spaces": f" {CORE} with  spaces ",
+    "single quotes": f"it's '{CORE}'''",
+    "double quotes": f'"{CORE}"',
+    "backslashes": f"\\{CORE}\\\\ends\\",
+    "equals": f"password={CORE} host=elsewhere",
+    "percents": f"%s%{CORE}%(x)s%%",
+    "braces": "{name}{" + CORE + "}}{{",
+    "dollars": f"$$ $1 {CORE} $BODY$",
+    "comment": f"{CORE};--/*",
+    "Jinja": "{{ " + CORE + " }}",
+    "tabs and newlines": f"\t{CORE}\n{CORE}\r",
+    "non-ASCII": f"Grüße 密码 😀 {CORE}",
+    "all": f"""p {CORE}'d\\="%{{}}ü\\'""",
+}
+
+
+@contextmanager
+def watched(*clusters: Cluster) -> Iterator[list[str]]:
+    """Look at what the servers' sessions run, all the time, and collect it."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def look(cluster: Cluster) -> None:
+        with closing(cluster.connect()) as connection, connection.cursor() as cursor:
+            while not done.is_set():
+                cursor.execute("SELECT t::text FROM pg_stat_activity AS t")
+                seen.update(row[0] for row in cursor.fetchall())
+
+    threads = [threading.Thread(target=look, args=(cluster,)) for cluster in clusters]
+    for thread in threads:
+        thread.start()
+    collected: list[str] = []
+    try:
+        yield collected
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        collected.extend(seen)
+
+
+def shop_of(pair: Pair) -> None:
+    pair.both("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)")
+    pair.sql_source("INSERT INTO a SELECT generate_series(1, 10)")
+    pair.publish("a")
+
+
+def set_password(pair: Pair, password: str) -> None:
+    with closing(pair.source.cluster.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SET log_statement = none")
+        cursor.execute(SQL("ALTER ROLE {} PASSWORD %s").format(Identifier(pair.distributor)), [password])
+
+
+def whole_life(pair: Pair) -> list[dict[str, Any]]:
+    """Everything that is ever done to a subscription, and what the module says about it."""
+    results = [pair.target.run("pgml_subscription", check=True, **pair.subscription())]
+    results.append(pair.subscribe())
+    assert results[-1]["changed"]
+    results.append(pair.subscribe())
+    assert not results[-1]["changed"]
+    pair.publish("a", "b")
+    results.append(pair.subscribe(synchronous_commit="on"))
+    assert not pair.subscribe()["changed"]
+    other = pair.password + " and more"
+    set_password(pair, other)
+    results.append(pair.target.run("pgml_subscription", **pair.subscription()))
+    assert results[-1]["failed"] and "password authentication failed" in results[-1]["msg"]
+    changed = {"source": {**pair.endpoint, "password": other}}
+    results.append(pair.target.run("pgml_subscription", check=True, **pair.subscription(**changed)))
+    results.append(pair.subscribe(**changed))
+    assert results[-1]["changed"] and not pair.subscribe(**changed)["changed"]
+    pair.sql_source("INSERT INTO a VALUES (1000)")
+    pair.arrived("a")
+    pair.source.cluster.stop()
+    results.append(pair.unsubscribe())
+    pair.source.cluster.start()
+    results.append(pair.unsubscribe(slot_name=pair.name, **changed))
+    assert results[-1]["changed"] and pair.slots() == set()
+    results.append(pair.target.run("pgml_subscription", **pair.subscription(**changed, publications=["none such"])))
+    return results
+
+
+@pytest.mark.parametrize("kind", PASSWORDS)
+def test_awkward_passwords_work_and_show_nowhere(primary: Cluster, replica: Cluster, kind: str) -> None:
+    with pair_of(primary, replica, PASSWORDS[kind]) as pair:
+        shop_of(pair)
+        with watched(replica) as seen:
+            results = whole_life(pair)
+    assert CORE not in json.dumps(results, ensure_ascii=False)
+    assert not any(CORE in text for text in seen)
+    for cluster in (primary, replica):
+        assert CORE not in cluster.log()
+
+
+def test_passwords_stay_hidden_on_every_major(each_major: Pair) -> None:
+    """With the options that make newer servers warn, and as the owner of little that they may have."""
+    pair = each_major
+    pair.password = PASSWORDS["all"]
+    set_password(pair, pair.password)
+    shop_of(pair)
+    newer = {"origin": "none", "streaming": "parallel", "run_as_owner": True} if pair.target.cluster.major >= 16 else {}
+    with watched(pair.source.cluster, pair.target.cluster) as seen:
+        results = [pair.subscribe(**newer), pair.subscribe(), pair.unsubscribe()]
+    assert CORE not in json.dumps(results, ensure_ascii=False)
+    assert not any(CORE in text for text in seen)
+    for cluster in (pair.source.cluster, pair.target.cluster):
+        assert CORE not in cluster.log()
+
+
+@contextmanager
+def creator(pair: Pair) -> Iterator[dict[str, str]]:
+    """The login of a role that may create subscriptions and is no superuser, whose messages all reach the log."""
+    set_password(pair, CORE)
+    pair.password = CORE
+    shop_of(pair)
+    role = f"creator_{pair.name}"
+    create_role(pair.target.cluster, role, "LOGIN", "pw")
+    names = {"role": Identifier(role), "database": Identifier(pair.target.database)}
+    for statement in (
+        "GRANT pg_create_subscription TO {role}",
+        "GRANT CREATE ON DATABASE {database} TO {role}",
+        "ALTER TABLE a OWNER TO {role}",
+    ):
+        pair.sql_target(SQL(statement).format(**names))
+    try:
+        yield {"login_user": role, "login_password": "pw"}
+        for cluster in (pair.source.cluster, pair.target.cluster):
+            assert CORE not in cluster.log()
+    finally:
+        forget_subscriptions(pair.target)
+        pair.sql_target(SQL("DROP OWNED BY {role} CASCADE; DROP ROLE {role}").format(**names))
+
+
+def test_an_error_of_the_server_does_not_quote_the_password(newest: Pair) -> None:
+    """A role that is no superuser may not do without the password: the statement that holds it fails."""
+    with creator(newest) as login:
+        source, target = newest.source.fingerprint(), newest.target.fingerprint()
+        result = newest.target.run("pgml_subscription", **newest.subscription(password_required=False, **login))
+        assert result["failed"] and "password_required" in result["msg"]
+        assert CORE not in json.dumps(result)
+        assert newest.source.fingerprint() == source
+        assert newest.target.fingerprint() == target
+
+
+def test_a_warning_of_the_server_does_not_quote_the_password(newest: Pair) -> None:
+    """PostgreSQL warns of origin = none when the source's table takes rows from elsewhere, and quotes what it runs."""
+    with creator(newest) as login:
+        source = newest.source
+        source.sql(
+            "CREATE SUBSCRIPTION elsewhere CONNECTION 'dbname=x' PUBLICATION x WITH (connect = false, slot_name = NONE)"
+        )
+        source.sql(
+            "SET allow_system_table_mods = on; INSERT INTO pg_subscription_rel"
+            " SELECT oid, 'a'::regclass, 'r', NULL FROM pg_subscription WHERE subname = 'elsewhere'"
+        )
+        try:
+            result = newest.subscribe(origin="none", **login)
+        finally:
+            forget_subscriptions(source)
+        assert result["changed"] and CORE not in json.dumps(result)
+
+
+def test_a_pass_file_takes_the_place_of_the_password(pair: Pair) -> None:
+    """It is the replica's server that reads it, and this session."""
+    shop_of(pair)
+    file = pair.target.cluster.directory / "passfile"
+    escaped = pair.password.replace("\\", "\\\\").replace(":", "\\:")
+    file.write_text(f"*:*:*:*:{escaped}\n", encoding="utf-8")
+    file.chmod(0o600)
+    owner = pair.target.cluster.directory.stat()
+    os.chown(file, owner.st_uid, owner.st_gid)
+    source = {**pair.endpoint, "password": None, "passfile": str(file)}
+    pair.target.converge("pgml_subscription", **pair.subscription(source=source))
+    pair.arrived("a", 0.1)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_the_encoding_of_the_target_does_not_spoil_the_password(
+    primary: Cluster, replica: Cluster, encoding: str
+) -> None:
+    with pair_of(primary, replica, f"Grüße {CORE}") as pair:
+        replica.drop_database(pair.target.database)
+        statement = "CREATE DATABASE {} ENCODING %s LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        replica.sql(SQL(statement).format(Identifier(pair.target.database)), [encoding])
+        shop_of(pair)
+        assert pair.subscribe()["changed"]
+        pair.arrived("a", 0.1)
+        assert pair.subscribe()["changes"] == []
