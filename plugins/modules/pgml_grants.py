@@ -54,8 +54,8 @@ attributes:
   idempotent:
     support: full
 notes:
-  - C(GRANT) and C(REVOKE) take no lock on tables up to PostgreSQL 17, and C(ACCESS SHARE) on 18, for the length of one short
-    transaction. Each lock is waited for at most 3 seconds.
+  - It takes C(ACCESS SHARE) locks on the tables that are granted, for the length of one short transaction. Each lock is waited
+    for at most 3 seconds.
   - The login role has to own the tables and schemas, or be a superuser. A privilege that another role than
     the owner granted stays.
   - It is the same on all PostgreSQL versions from 13 on.

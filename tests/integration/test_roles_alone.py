@@ -88,6 +88,7 @@ def plays_of(servers: Servers, state: str = "present") -> list[tuple[str, dict[s
         distributor_password=Unsafe(PASSWORD),
         replicas=[analytics.host],
         grants=[{"database": "shop", "tables": TABLES}],
+        slots=["goods_slot"],
         restart=True,
     )
     logical = {"name": "goods", "tables": TABLES, "state": state, "publication": "goods"}
@@ -101,7 +102,7 @@ def plays_of(servers: Servers, state: str = "present") -> list[tuple[str, dict[s
         **({"drop_tables": True} if state == "absent" else {}),
         **logical,
     )
-    replica = role("pgml_replica", login=login(analytics), databases=["warehouse"], restart=True)
+    replica = role("pgml_replica", login=login(analytics), databases=["warehouse"], subscriptions=["goods_in"])
     if state == "absent":
         return [("analytics", subscribe), ("billing", publish), ("billing", primary)]
     return [("billing", primary), ("billing", publish), ("analytics", replica), ("analytics", subscribe)]
@@ -143,13 +144,27 @@ def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     assert analytics.sql("SHOW work_mem") == [("4MB",)]
 
 
-def test_a_database_may_have_any_name(servers: Servers, playbook: Playbook) -> None:
+def test_a_database_may_have_an_awkward_name(servers: Servers, playbook: Playbook) -> None:
     _, analytics = servers
-    names = ['Dou"ble', "sin'gle", "pa%s {{ x }}", "Ünï.cødé, =x"]
+    names = ["sin'gle", "{{ x }}", "Ünï.cødé, =x"]
     playbook.converge(
         ("analytics", role("pgml_replica", login=login(analytics), databases=[Unsafe(name) for name in names]))
     )
     assert set(names) <= set(playbooks.databases(analytics))
+
+
+@pytest.mark.parametrize("name", ['Dou"ble', "pa%s"])
+def test_a_name_that_community_postgresql_does_not_quote_must_exist(
+    servers: Servers, playbook: Playbook, name: str
+) -> None:
+    _, analytics = servers
+    play = ("analytics", role("pgml_replica", login=login(analytics), databases=[Unsafe(name)]))
+    run = playbook.run(play)
+    assert not run.ok and "create it first" in run.message
+    assert name not in playbooks.databases(analytics)
+    analytics.create_database(name)
+    run = playbook.run(play)
+    assert run.ok and not run.changed, run.output
 
 
 def test_publish_refuses_what_the_role_does_not_know(servers: Servers, playbook: Playbook) -> None:

@@ -138,7 +138,8 @@ def plan(role: str, current: Grants, wanted: Grants) -> list[Change]:
     if new:
         changes.append(
             _change(
-                "GRANT SELECT ON TABLE {names} TO {role}",
+                # A TRUNCATE meanwhile would make GRANT fail with "tuple concurrently updated".
+                "LOCK TABLE {names} IN ACCESS SHARE MODE; GRANT SELECT ON TABLE {names} TO {role}",
                 _relations(new),
                 grantee,
                 'Grant select on {0} to "{1}"',
