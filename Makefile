@@ -25,7 +25,7 @@ lint: $(VENV)/.dev postgresql ## Run the static checks
 	@$(BIN)/ruff format --check .
 	@MYPYPATH=.ansible/collections $(BIN)/mypy --no-error-summary plugins/module_utils
 	@$(BIN)/yamllint --strict .
-	@$(BIN)/ansible-lint --offline --quiet
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q
 
 unit: $(VENV)/.dev ## Run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
