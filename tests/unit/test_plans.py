@@ -201,7 +201,13 @@ A, B = ("public", "a"), ("s", "b")
         ({}, {}, []),
         ({"readable": [A], "usable": ["s"]}, {"readable": [A], "usable": ["s"]}, []),
         ({"readable": [A, B]}, {"readable": [B]}, ['REVOKE ALL ON TABLE "public"."a" FROM "r"']),
-        ({}, {"readable": [A, B]}, ['GRANT SELECT ON TABLE "public"."a", "s"."b" TO "r"']),
+        (
+            {},
+            {"readable": [A, B]},
+            [
+                'LOCK TABLE "public"."a", "s"."b" IN ACCESS SHARE MODE; GRANT SELECT ON TABLE "public"."a", "s"."b" TO "r"'
+            ],
+        ),
         (
             {"usable": ["s"]},
             {"usable": ["t"]},
@@ -210,7 +216,10 @@ A, B = ("public", "a"), ("s", "b")
         (
             {"readable": [A], "other": [A]},
             {"readable": [A]},
-            ['REVOKE ALL ON TABLE "public"."a" FROM "r"', 'GRANT SELECT ON TABLE "public"."a" TO "r"'],
+            [
+                'REVOKE ALL ON TABLE "public"."a" FROM "r"',
+                'LOCK TABLE "public"."a" IN ACCESS SHARE MODE; GRANT SELECT ON TABLE "public"."a" TO "r"',
+            ],
         ),
         (
             {"usable": ["s"], "more_than_usable": ["s"]},
