@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
@@ -106,11 +107,10 @@ def raw(text: str) -> Any:
 
 def quoted(*names: str) -> str:
     """A name as PostgreSQL prints it for people: quotes only where needed."""
-    return ".".join(name if _is_plain(name) else '"{0}"'.format(name.replace('"', '""')) for name in names)
+    return ".".join(name if _PLAIN.match(name) else '"{0}"'.format(name.replace('"', '""')) for name in names)
 
 
-def _is_plain(name: str) -> bool:
-    return bool(name) and all(c in "abcdefghijklmnopqrstuvwxyz0123456789_" for c in name) and not name[0].isdigit()
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 
 
 def enumerate_names(names: Iterable[str], most: int = 10) -> str:
