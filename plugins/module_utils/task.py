@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import traceback
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -16,13 +17,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import LOGIN_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, database_exists
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change
-
-try:
-    import psycopg2  # noqa: F401
-
-    _MISSING = None
-except ImportError:
-    _MISSING = traceback.format_exc()
 
 
 class Task:
@@ -97,8 +91,10 @@ class Task:
 def run(options: dict[str, Any], body: Callable[[Task], None], **constraints: Any) -> None:
     """Run *body* as an Ansible module whose options are *options* and the login options."""
     module = AnsibleModule(argument_spec={**options, **LOGIN_OPTIONS}, supports_check_mode=True, **constraints)
-    if _MISSING:
-        module.fail_json(msg=missing_required_lib("psycopg2"), exception=_MISSING)
+    try:
+        importlib.import_module("psycopg2")
+    except ImportError:
+        module.fail_json(msg=missing_required_lib("psycopg2"), exception=traceback.format_exc())
     task = Task(module.params, module.check_mode, module.warn)
     try:
         body(task)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Mapping, NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -31,7 +31,7 @@ class Definition(NamedTuple):
 
     key: tuple[str, str]
     kind: str
-    columns: Mapping[str, Column]
+    columns: dict[str, Column]
     identified: bool
     """whether it has a primary key or another replica identity"""
 
@@ -75,8 +75,7 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
         key = (row.schema, row.name)
         table = definitions.setdefault(key, Definition(key, row.kind, {}, row.identified))
         if row.attname is not None:
-            column = Column(row.attname, row.type, tuple(row.labels), row.optional, row.generated)
-            table.columns[row.attname] = column  # type: ignore[index]
+            table.columns[row.attname] = Column(row.attname, row.type, tuple(row.labels), row.optional, row.generated)
     return definitions
 
 
