@@ -13,9 +13,9 @@ help: ## Show what can be made
 demo: $(VENV)/.run postgresql ## See a distribution happen between two throwaway servers
 	@$(BIN)/ansible-playbook playbooks/demo.yml
 
-demo-clean: ## Remove what the demo made
-	@[ ! -x $(BIN)/ansible-playbook ] || $(BIN)/ansible-playbook playbooks/demo.yml -e pgml_demo_state=absent
-	@rm -rf $(VENV) .ansible .cache
+demo-clean: $(VENV)/.run ## Remove what the demo made
+	@$(BIN)/ansible-playbook playbooks/demo.yml -e pgml_demo_state=absent
+	@$(MAKE) --no-print-directory clean
 
 test: lint ## Run every check and test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -23,7 +23,7 @@ test: lint ## Run every check and test
 lint: $(VENV)/.dev postgresql ## Run the static checks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@MYPYPATH=.ansible/collections $(BIN)/mypy --no-error-summary plugins/module_utils
+	@MYPYPATH=.ansible/collections $(BIN)/mypy --no-error-summary plugins/module_utils plugins/plugin_utils
 	@$(BIN)/yamllint --strict .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write the table into benchmarks/{README.name} too")
     arguments = parser.parse_args()
     sys.path.insert(0, str(COLLECTIONS))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the servers are removed then too
     programs = majors.installed() if arguments.major is None else {}
     programs = programs or majors.available()
     major = arguments.major or max(programs)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from ansible_collections.postgresml.distributed.plugins.module_utils import request
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import request
 
 
 class FilterModule:

@@ -18,11 +18,11 @@ class DistributedError(Exception):
 
 
 class Refused(DistributedError):
-    """What was asked for can't or mustn't be done; nothing was changed."""
+    """What was asked for can't or mustn't be done."""
 
 
 class Unreachable(DistributedError):
-    """No session could be opened; *role* is C(login) or C(source)."""
+    """No session could be opened; *option* is C(login) or C(source)."""
 
 
 class ServerRefused(DistributedError):

@@ -16,8 +16,8 @@ description:
     and C(USAGE) on their schemas.
   - Whatever else the role was granted by name on tables, views, materialized views, foreign tables and schemas of this
     database is revoked. So it is for a role that serves distribution only, not for one that people or applications use.
-  - What the role has through C(PUBLIC), memberships or ownership is not touched, and neither are privileges on columns,
-    sequences, functions and the database.
+  - What the role has through C(PUBLIC), memberships or ownership is not touched, and neither are privileges on functions and
+    the database. Privileges on columns and sequences, and the right to grant, count as more than C(SELECT) and are revoked.
   - O(tables) and O(schemas) mean the tables, partitions and inheritance children that there are at the time of the run.
     C(columns) and C(where) don't narrow C(SELECT), so that the list of M(postgresml.distributed.pgml_publication) serves here
     too.

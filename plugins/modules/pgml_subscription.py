@@ -276,9 +276,8 @@ subscription:
   description:
     - The subscription as it is now, or would be.
     - Beside the keys below it has one for each of O(binary), O(streaming), O(synchronous_commit), O(two_phase),
-      O(disable_on_error), O(password_required), O(run_as_owner), O(origin) and O(failover), as strings in the server's
-      spelling, such as V("true"). For a subscription that is created only those that were given, later all that the server
-      knows.
+      O(disable_on_error), O(password_required), O(run_as_owner), O(origin) and O(failover). For a subscription that is
+      created only those that were given, later all that the server knows.
   type: dict
   returned: when O(state=present)
   contains:

@@ -132,6 +132,19 @@ def test_partitioned_tables_and_their_root(upstream: Place) -> None:
     assert names(upstream) == ["public.p1", "public.p2a", "public.p3"]
 
 
+def test_a_filter_of_a_partitioned_table_comes_and_goes_with_its_root(upstream: Place) -> None:
+    """PostgreSQL allows it only while the root is published, so the two have to change in the right order."""
+    upstream.sql(
+        "CREATE TABLE parted (id int, m int, PRIMARY KEY (id, m)) PARTITION BY LIST (m);"
+        "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1)"
+    )
+    upstream.converge("pgml_publication", name="pub", tables=["parted"])
+    filtered = {"name": "parted", "where": "id > 1"}
+    upstream.converge("pgml_publication", name="pub", tables=[filtered], via_partition_root=True)
+    upstream.converge("pgml_publication", name="pub", tables=["parted"], via_partition_root=False)
+    assert published(upstream) == [("public.parted_1", ["id", "m"], None)]
+
+
 def test_inheritance_children_are_published_with_their_parent(upstream: Place) -> None:
     upstream.sql(
         "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);"

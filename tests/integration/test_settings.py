@@ -34,7 +34,7 @@ def test_what_takes_a_restart_waits_for_it(plain: Place) -> None:
     result = plain.converge("pgml_settings", minimum=minimum)
     assert result["pending_restart"] == ["max_wal_senders", "wal_level"]
     assert result["changes"] == [
-        "Raise max_slot_wal_keep_size from -1 to 2048",
+        "Bound max_slot_wal_keep_size from -1 to 2048",
         "Raise max_wal_senders from 5 to 8",
         "Raise wal_level from replica to logical",
         "Reload the configuration",
@@ -129,3 +129,11 @@ def test_a_role_that_may_not_is_told_so(plain: Place) -> None:
         )
     finally:
         plain.sql("DROP ROLE powerless")
+
+
+@pytest.mark.parametrize("spelling", ["hot_standby", "Replica"])
+def test_another_spelling_of_wal_level_is_understood(default_major: int, spelling: str) -> None:
+    with Cluster(make_directory(), program_of(default_major), {"wal_level": spelling}) as cluster:
+        place = Place(cluster, "postgres")
+        assert place.ok("pgml_settings", minimum={"wal_level": "replica"})["changed"] is False
+        assert place.ok("pgml_settings", minimum={"wal_level": "logical"})["pending_restart"] == ["wal_level"]

@@ -251,3 +251,25 @@ def test_the_slots_of_others_stay(shop: Pair) -> None:
     shop.subscribe()
     shop.unsubscribe()
     assert shop.slots() == {"mine", other}
+
+
+def test_a_database_is_not_source_and_target_at_once(shop: Pair) -> None:
+    """A replica's login that leads to the primary is a mistake that must not cost a table."""
+    assert "source and target at once" in shop.source.refused("pgml_subscription", **shop.subscription())
+    for which in ({"tables": ["a"]}, {"schemas": ["public"]}, {"all_tables": True}):
+        message = shop.source.refused("pgml_schema", source=shop.endpoint, state="absent", **which)
+        assert "source and target at once" in message
+
+
+def test_a_change_that_fails_leaves_the_subscription_running(each_major: Pair) -> None:
+    """Some options are altered while the subscription is disabled, and the server may refuse them then."""
+    pair = each_major
+    if pair.target.cluster.major < 17:
+        pytest.skip("failover came with 17")
+    pair.both(TABLES)
+    pair.publish("a")
+    pair.subscribe()
+    pair.sql_source(f'ALTER ROLE "{pair.distributor}" NOREPLICATION')
+    result = pair.target.run("pgml_subscription", **pair.subscription(failover=True))
+    assert result.get("failed")
+    assert pair.sql_target("SELECT subenabled FROM pg_subscription WHERE subname = %s", [pair.name]) == [(True,)]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.postgresml.distributed.plugins.module_utils import request
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import request
 
 SHOP = {"name": "shop", "database": "shop", "tables": ["users", {"name": "public.orders", "where": "id > 1"}]}
 

@@ -32,7 +32,7 @@ _SETTINGS = {
     "application_name": "postgresml.distributed",
     "client_encoding": "UTF8",
     "search_path": "pg_catalog, public, pg_temp",
-    "lock_timeout": "{0}s".format(LOCK_TIMEOUT_SECONDS),
+    "lock_timeout": "{0} s".format(LOCK_TIMEOUT_SECONDS),
     "datestyle": "ISO",
     "intervalstyle": "postgres",
 }
@@ -48,6 +48,7 @@ class Session:
 
     def __init__(self, endpoint: Endpoint, **settings: str) -> None:
         self.endpoint = endpoint
+        self._lock_timeout = settings.get("lock_timeout", _SETTINGS["lock_timeout"])
         self._connection = _connect(endpoint, {**_SETTINGS, **settings})
         self._connection.autocommit = True
         self.version: int = self._connection.server_version
@@ -126,13 +127,14 @@ class Session:
 
         A statement's text reaches the server's log (log_statement, log_min_error_statement), pg_stat_activity and
         pg_stat_statements. So the secret travels as a custom setting in the start-up packet of a session of its own,
-        and the server's format() puts it into the statement. The error is raised anew, and warnings are kept from the
-        log where we may, because their context would quote the statement.
+        and the server's format() puts it into the statement. The error is raised anew, because its context would quote
+        the statement. A superuser's session also keeps warnings, pg_stat_statements.track = all and pgaudit from it.
         """
         template = self.text_of(statement).replace("%", "%%").replace(SECRET_MARK, "%L")
         body = compose(
             "DECLARE problem text; detail text; hint text; BEGIN "
-            "BEGIN SET LOCAL log_min_messages = panic; EXCEPTION WHEN insufficient_privilege THEN NULL; END; "
+            "BEGIN SET LOCAL log_min_messages = panic; SET LOCAL pg_stat_statements.track = 'none';"
+            " SET LOCAL pgaudit.log = 'none'; EXCEPTION WHEN insufficient_privilege THEN NULL; END; "
             "EXECUTE format({pattern}, current_setting('pgml_distributed.secret')); "
             "EXCEPTION WHEN OTHERS THEN GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, "
             "detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT; "
@@ -151,6 +153,11 @@ class Session:
         """What tells this cluster from every other, as text because JSON numbers can't hold it."""
         return str(self.value("SELECT system_identifier FROM pg_control_system()"))
 
+    def is_same_database(self, other: Session) -> bool:
+        """Whether both sessions are in one database of one cluster, whatever the addresses say."""
+        query = "SELECT oid FROM pg_database WHERE datname = current_database()"
+        return self.system_identifier == other.system_identifier and self.value(query) == other.value(query)
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -166,13 +173,13 @@ class Session:
             if part
         )
         if code == errorcodes.LOCK_NOT_AVAILABLE:
-            message = "No lock within {0} s{1}. Nothing was changed; try again when it has ended.".format(
-                LOCK_TIMEOUT_SECONDS, self._blockers()
+            message = "No lock within {0}{1}. Try again when that has ended.".format(
+                self._lock_timeout, self._blockers()
             )
         return ServerRefused("{0} said: {1}".format(self.endpoint.title, message), sqlstate=code)
 
     def _blockers(self) -> str:
-        """Who holds locks that ours has to wait for, asked in a session of its own."""
+        """The oldest transactions that hold locks on tables of this database, asked in a session of its own."""
         with Session(self.endpoint) as session:
             rows = session.rows(
                 "SELECT a.pid, a.usename, a.state, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age,"
@@ -180,7 +187,7 @@ class Session:
                 " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
                 " WHERE l.granted AND l.locktype = 'relation' AND a.pid <> pg_backend_pid()"
                 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-                " AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND l.relation >= 16384"
+                " AND l.relation >= 16384"
                 " GROUP BY a.pid, a.usename, a.state, a.xact_start ORDER BY a.xact_start LIMIT 3"
             )
         return "".join(

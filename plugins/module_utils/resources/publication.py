@@ -147,7 +147,7 @@ def read(session: Session, name: str) -> Publication | None:
         schemas=_read_schemas(session, row.oid),
         publish=frozenset(operation for operation in OPERATIONS if getattr(row, "pub" + operation)),
         via_partition_root=row.pubviaroot,
-        generated_columns={"s": "stored", "t": "stored", "true": "stored"}.get(row.gencols, "none"),
+        generated_columns="stored" if row.gencols == "s" else "none",
         owner=row.owner,
         comment=row.comment,
     )
@@ -303,7 +303,10 @@ def plan(current: Publication | None, wanted: Publication, version: int, recreat
                 "transaction.".format(wanted.name, "for all tables" if current.all_tables else "not for all tables")
             )
         return plan_absent(current) + _plan_new(future, version) + _plan_owner_and_comment(None, future)
-    return _plan_members(current, future) + _plan_options(current, future) + _plan_owner_and_comment(current, wanted)
+    members, options = _plan_members(current, future), _plan_options(current, future)
+    # Filters and column lists of partitioned tables are allowed only while the root is published.
+    steps = options + members if future.via_partition_root else members + options
+    return steps + _plan_owner_and_comment(current, wanted)
 
 
 def plan_absent(current: Publication | None) -> list[Change]:

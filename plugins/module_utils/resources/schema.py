@@ -8,7 +8,7 @@ import itertools
 import tempfile
 from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, Unreachable
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import (
     Archive,
     Entry,
@@ -47,7 +47,7 @@ OPTIONS: dict[str, Any] = {
 
 _PARTS = {"key": "tables", "index": "indexes", "constraint": "constraints", "foreign key": "constraints"}
 
-TARGET_LOCK_TIMEOUT = "60s"
+TARGET_LOCK_TIMEOUT = "60 s"
 """The target is no production server, and its apply worker may hold a table for the length of a transaction."""
 
 
@@ -288,8 +288,12 @@ def _drop(task: Task, session: Session | None, endpoint: Endpoint | None) -> Non
         if source is None:
             return
         with source:
+            _refuse_source(source, session)
             keys = [table.key for table in requested(source, params)]
     else:
+        with contextlib.suppress(Unreachable), contextlib.ExitStack() as stack:
+            if endpoint:
+                _refuse_source(stack.enter_context(Session(endpoint)), session)
         keys = tables.parse_names(session, [request.name for request in tables.parse_requests(params["tables"]) or []])
     there = definitions.read(session, keys)
     task.describe({"tables": sorted(quoted(*key) for key in there)}, None)
@@ -297,3 +301,8 @@ def _drop(task: Task, session: Session | None, endpoint: Endpoint | None) -> Non
         names = listed([identifier(*key) for key in sorted(there)])
         words = "Drop table {0}".format(enumerate_names(quoted(*key) for key in there))
         task.apply(session, [Change(compose("DROP TABLE {names}", names=names), words)])
+
+
+def _refuse_source(source: Session, session: Session) -> None:
+    if source.is_same_database(session):
+        raise Refused("{0} is source and target at once: its tables are not dropped.".format(session.endpoint.title))

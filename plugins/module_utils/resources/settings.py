@@ -132,13 +132,15 @@ def _configured(session: Session, names: list[str]) -> dict[str, str]:
     }
 
 
+_SYNONYMS = {"archive": "replica", "hot_standby": "replica"}
+"""Spellings of wal_level from before 9.6, which the files may still have."""
 _UNITS = {"B": 1, "kB": 1024, "8kB": 8192, "MB": 1024**2, "16MB": 16 * 1024**2, "GB": 1024**3, "TB": 1024**4}
 
 
 def _in_unit(value: str, row: Any) -> str:
     """*value*, such as C(50GB), as a plain number of the setting's unit."""
     if row.vartype != "integer":
-        return value
+        return _SYNONYMS.get(value.lower(), value.lower())
     digits = value.rstrip("kMGTB ").strip()
     suffix = value[len(digits) :].strip()
     try:
@@ -157,7 +159,12 @@ def plan(settings: list[Setting]) -> list[Change]:
     changes = [
         Change(
             compose("ALTER SYSTEM SET {name} = {value}", name=identifier(setting.name), value=literal(setting.minimum)),
-            "Raise {0} from {1} to {2}".format(setting.name, setting.configured, setting.minimum),
+            "{0} {1} from {2} to {3}".format(
+                "Bound" if setting.configured == _UNLIMITED.get(setting.name) else "Raise",
+                setting.name,
+                setting.configured,
+                setting.minimum,
+            ),
             transactional=False,
         )
         for setting in settings

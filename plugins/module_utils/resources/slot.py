@@ -73,7 +73,7 @@ def check_room(source: Session, needed: int) -> None:
 
 def create(source: Session, name: str, failover: bool) -> None:
     """Create a slot for pgoutput. It gives up when older transactions don't end, and leaves nothing then."""
-    with Session(source.endpoint, lock_timeout="{0}s".format(CREATION_SECONDS)) as patient:
+    with Session(source.endpoint, lock_timeout="{0} s".format(CREATION_SECONDS)) as patient:
         try:
             if failover:
                 patient.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)", [name])

@@ -64,16 +64,13 @@ def _create(task: Task, session: Session | None, placeholder: Subscription | Non
 
 
 def _check_before_creation(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
+    if source.is_same_database(session):
+        raise Refused("{0} is source and target at once.".format(session.endpoint.title))
     offer = insight.offered(source, sorted(future.publications or ()), session.version)
     insight.check_offer(source, session, offer, future.name)
     if copy_data:
         insight.check_empty(session, offer)
-    if future.options.get("failover") == "true" and source.version < slot.FAILOVER_SINCE:
-        raise Refused(
-            "failover needs PostgreSQL {0} or later on the upstream; the server of {1} is {2}.".format(
-                slot.FAILOVER_SINCE // 10000, source.endpoint, version_text(source.version)
-            )
-        )
+    _check_failover(source, future)
     if slot.read(source, future.slot_name or ""):
         raise Refused(
             'Slot "{0}" exists on the server of {1} already, and subscription {2} doesn\'t: choose another slot_name, or drop '
@@ -82,6 +79,15 @@ def _check_before_creation(session: Session, source: Session, future: Subscripti
             )
         )
     slot.check_room(source, 2 if copy_data and offer else 1)
+
+
+def _check_failover(source: Session, future: Subscription) -> None:
+    if future.options.get("failover") == "true" and source.version < slot.FAILOVER_SINCE:
+        raise Refused(
+            "failover needs PostgreSQL {0} or later on the upstream; the server of {1} is {2}.".format(
+                slot.FAILOVER_SINCE // 10000, source.endpoint, version_text(source.version)
+            )
+        )
 
 
 def _create_on_both(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
@@ -104,8 +110,12 @@ def _clear_placeholder(task: Task, session: Session, source: Session | None, pla
     """Remove what a run that died before its end had begun."""
     if task.check_mode:
         return
-    if source and placeholder.slot_name:
-        slot.drop(source, placeholder.slot_name)
+    if source and placeholder.slot_name and not slot.drop(source, placeholder.slot_name):
+        raise Refused(
+            'Slot "{0}", which a run that died has left, is still in use on the server of {1}: try again later.'.format(
+                placeholder.slot_name, source.endpoint
+            )
+        )
     session.apply(subscription.plan_detached(placeholder, None))
 
 
@@ -128,7 +138,12 @@ def _alter(task: Task, session: Session, current: Subscription, wanted: Subscrip
             current.as_result(), (future._replace(endpoint=None) if current.endpoint is None else future).as_result()
         )
         task.result["subscription"] = future.as_result()
-        task.apply(session, changes)
+        try:
+            task.apply(session, changes)
+        except DistributedError:
+            if current.enabled and future.enabled:
+                session.apply(subscription.plan_enable(current))
+            raise
     if endpoint and not task.check_mode:
         _wait(task, session, endpoint, future, fresh=False)
 
@@ -137,6 +152,7 @@ def _plan_with_source(
     session: Session, source: Session, current: Subscription, future: Subscription, copy_data: bool
 ) -> Any:
     """Check the slot, and refresh the list of tables when it differs from what is published."""
+    _check_failover(source, future)
     there = slot.read(source, future.slot_name or "") if future.slot_name else None
     if future.slot_name and (there is None or there.wal_status == "lost"):
         raise Refused(
@@ -211,7 +227,7 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
             problem = str(error)
         session.apply(subscription.plan_detached(current, endpoint if source is None and unfinished else None))
         if source and dropped:
-            _drop_leftovers(session, source)
+            _drop_leftovers(task, session, source)
     if dropped:
         return
     names = [current.slot_name] + ([] if source else slot.names_of_first_copies(session, current.oid, unfinished))
@@ -227,10 +243,13 @@ def _first_reached(endpoints: Sequence[Endpoint | None]) -> Session | None:
     return Session(candidates[-1]) if candidates else None
 
 
-def _drop_leftovers(session: Session, source: Session) -> None:
+def _drop_leftovers(task: Task, session: Session, source: Session) -> None:
+    """Drop the slots of first copies that ended with their subscription."""
     live = [row.oid for row in session.rows("SELECT oid FROM pg_subscription")]
     for name in slot.left_by(source, session.system_identifier, live):
-        slot.drop(source, name)
+        task.note('Drop slot "{0}"'.format(name))
+        if not task.check_mode:
+            slot.drop(source, name)
 
 
 def _settle(task: Task, session: Session | None, endpoint: Endpoint, name: str) -> None:
@@ -238,8 +257,8 @@ def _settle(task: Task, session: Session | None, endpoint: Endpoint, name: str) 
     try:
         with Session(endpoint) as source:
             there = slot.read(source, name)
-            if session and not task.check_mode:
-                _drop_leftovers(session, source)
+            if session:
+                _drop_leftovers(task, session, source)
             if there is None:
                 return
             if there.active or there.plugin != "pgoutput" or there.database != endpoint.keywords.get("dbname"):

@@ -172,7 +172,7 @@ def read(session: Session, name: str) -> Subscription | None:
 
 
 def _spelled(option: Option, value: Any) -> str:
-    """A catalog's or an Ansible option's value as a statement writes it."""
+    """A catalog's value as a statement writes it."""
     if value in option.spelling:
         return option.spelling[value]
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -259,7 +259,7 @@ def plan_new(wanted: Subscription, copy_data: bool) -> list[Change]:
     )
     changes = [Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")]
     changes += [_set(wanted, later)] if later else []
-    changes += [_alter(wanted, "ENABLE", "Enable {0}")] if wanted.enabled else []
+    changes += plan_enable(wanted) if wanted.enabled else []
     return changes + _plan_owner(None, wanted)
 
 
@@ -303,8 +303,13 @@ def plan(current: Subscription, wanted: Subscription, version: int) -> list[Chan
         change = _alter(current, compose("CONNECTION {conninfo}", conninfo=secret()), "Set connection of {0}")
         changes.append(change._replace(secret=wanted.endpoint.conninfo if wanted.endpoint else None))
     if future.enabled and (at_rest or not current.enabled):
-        changes.append(_alter(current, "ENABLE", "Enable {0}"))
+        changes += plan_enable(current)
     return changes
+
+
+def plan_enable(current: Subscription) -> list[Change]:
+    """Let the subscription run."""
+    return [_alter(current, "ENABLE", "Enable {0}")]
 
 
 def plan_disable(current: Subscription) -> list[Change]:
