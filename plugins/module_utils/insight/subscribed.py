@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -26,6 +26,8 @@ READY = "r"
 STATES = {"i": "waiting", "d": "copying", "f": "copied", "s": "catching up", "r": "ready"}
 """pg_subscription_rel.srsubstate, https://www.postgresql.org/docs/current/catalog-pg-subscription-rel.html"""
 
+LOOKS_AT_ONCE = 50
+"""Tables looked into by one query: planning more takes longer than they are worth, and a lock for each."""
 LOOKS = 10
 """Looks without a worker, about a second apart, until the reason is looked for."""
 FAILURES = 3
@@ -177,21 +179,18 @@ def _check_single_feed(session: Session, keys: Any, name: str) -> None:
         )
 
 
-def check_empty(session: Session, keys: Any) -> None:
+def check_empty(session: Session, keys: Collection[Any]) -> None:
     """Refuse tables that hold rows already: the first copy would add its own to them."""
-    filled = (
-        session.rows(
-            compose(
-                "SELECT label FROM ({looks}) AS looks(label, filled) WHERE filled", looks=union_all(map(_look, keys))
-            )
-        )
-        if keys
-        else []
-    )
+    ordered = sorted(keys)
+    filled: list[str] = []
+    for start in range(0, len(ordered), LOOKS_AT_ONCE):
+        looks = union_all(map(_look, ordered[start : start + LOOKS_AT_ONCE]))
+        rows = session.rows(compose("SELECT label FROM ({looks}) AS looks(label, filled) WHERE filled", looks=looks))
+        filled += [row.label for row in rows]
     if filled:
         raise Refused(
             "Table {0} holds rows in {1}, and the first copy would add to them: empty it, or set copy_data to false if "
-            "the rows are right.".format(enumerate_names(row.label for row in filled), session.endpoint)
+            "the rows are right.".format(enumerate_names(filled), session.endpoint)
         )
 
 
