@@ -167,6 +167,16 @@ def test_a_name_that_community_postgresql_does_not_quote_must_exist(
     assert run.ok and not run.changed, run.output
 
 
+def test_a_slot_that_no_replica_could_drop_goes_with_the_distributor(servers: Servers, playbook: Playbook) -> None:
+    shop, _ = servers
+    shop.sql("SELECT pg_create_logical_replication_slot('left_behind', 'pgoutput')", dbname="shop")
+    absent = role("pgml_primary", login=login(shop), state="absent", distributor="nobody_yet", slots=["left_behind"])
+    assert playbook.run(("billing", absent)).ok
+    assert shop.sql("SELECT slot_name FROM pg_replication_slots WHERE slot_name = 'left_behind'") == []
+    run = playbook.run(("billing", absent))
+    assert run.ok and not run.changed, run.output
+
+
 def test_publish_refuses_what_the_role_does_not_know(servers: Servers, playbook: Playbook) -> None:
     """The roles say which of their variables is missing or wrong."""
     shop, _ = servers

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from psycopg2.sql import SQL, Identifier
 
-from tests.support.cluster import Cluster
-from tests.support.pair import Pair, create_role, forget_subscriptions, pair_of
+from tests.conftest import program_of
+from tests.support.cluster import Cluster, make_directory
+from tests.support.pair import Pair, Place, create_role, forget_subscriptions, pair_of
 
 CORE = "Zq7core4Tz"
 """A part of every password here that no escaping alters, to look for it everywhere."""
@@ -209,3 +210,29 @@ def test_the_encoding_of_the_target_does_not_spoil_the_password(
         assert pair.subscribe()["changed"]
         pair.arrived("a", 0.1)
         assert pair.subscribe()["changes"] == []
+
+
+def test_statistics_of_statements_hold_no_password(default_major: int, pair: Pair) -> None:
+    """With track = all they hold what functions run, too."""
+    loud = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "all"}
+    try:
+        cluster = Cluster(make_directory(), program_of(default_major), loud)
+        cluster.create()
+        cluster.start()
+    except RuntimeError:
+        pytest.skip("no pg_stat_statements")
+    try:
+        replica = Place(cluster, "postgres")
+        cluster.sql("CREATE EXTENSION pg_stat_statements")
+        pair.source.sql(f'CREATE TABLE a (id int PRIMARY KEY); GRANT SELECT ON a TO "{pair.distributor}"')
+        cluster.sql("CREATE TABLE a (id int PRIMARY KEY)")
+        pair.publish("a")
+        replica.ok("pgml_subscription", **pair.subscription())
+        queries = [query for (query,) in cluster.sql("SELECT query FROM pg_stat_statements")]
+        assert any("ENABLE" in query for query in queries)
+        assert not [
+            query for query in queries if pair.password.replace("'", "") in query.replace("'", "").replace("\\", "")
+        ]
+        replica.ok("pgml_subscription", name=pair.name, state="absent")
+    finally:
+        cluster.destroy()
