@@ -43,7 +43,7 @@ clean: ## Remove what was installed into this directory
 postgresql:
 	@sh scripts/postgresql.sh
 
-$(VENV)/.run: requirements.txt scripts/venv.sh scripts/fetch_collections.py
+$(VENV)/.run: requirements.txt scripts/venv.sh scripts/collections.sh scripts/fetch_collections.py
 	@sh scripts/venv.sh $(VENV) requirements.txt
 	@touch $@
 

@@ -35,10 +35,4 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$requirements"
 
-collections=.ansible/collections
-mkdir -p $collections/ansible_collections/postgresml
-ln -sfn ../../../.. $collections/ansible_collections/postgresml/distributed
-if [ ! -d $collections/ansible_collections/community/postgresql ]; then
-    echo "Fetching community.postgresql"
-    "$venv/bin/python" scripts/fetch_collections.py $collections
-fi
+sh scripts/collections.sh "$venv/bin/python"
