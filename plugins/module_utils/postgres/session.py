@@ -154,9 +154,15 @@ class Session:
         return str(self.value("SELECT system_identifier FROM pg_control_system()"))
 
     def is_same_database(self, other: Session) -> bool:
-        """Whether both sessions are in one database of one cluster, whatever the addresses say."""
-        query = "SELECT oid FROM pg_database WHERE datname = current_database()"
-        return self.system_identifier == other.system_identifier and self.value(query) == other.value(query)
+        """Whether both sessions are in one database of one running server, whatever the addresses say.
+
+        A restored backup and a cloned machine have the system identifier of their original, but not its start time.
+        """
+        query = (
+            "SELECT system_identifier, pg_postmaster_start_time(),"
+            " (SELECT oid FROM pg_database WHERE datname = current_database()) FROM pg_control_system()"
+        )
+        return bool(self.row(query) == other.row(query))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
