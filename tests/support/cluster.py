@@ -145,6 +145,15 @@ class Cluster:
         self._initial_configuration = (self.data / "postgresql.conf").read_text(encoding="utf-8")
         self.port = _free_port()
 
+    def clone(self) -> Cluster:
+        """A server with a copy of this one's files, as a restored backup or a copied machine is; neither one runs."""
+        self.stop()
+        other = Cluster(make_directory(), self.bin_dir, self.settings)
+        other.password, other.port = self.password, _free_port()
+        other._initial_configuration = self._initial_configuration
+        subprocess.run(["cp", "-a", self.data, other.data], check=True)
+        return other
+
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
         if self.running:
