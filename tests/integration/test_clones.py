@@ -15,7 +15,9 @@ from tests.support.playbooks import Ansible, count, inventory
 
 pytestmark = pytest.mark.slow
 
-DISTRIBUTION = [{"name": "shop", "database": "shop", "strategy": "logical", "tables": ["public.users", "public.orders"]}]
+DISTRIBUTION = [
+    {"name": "shop", "database": "shop", "strategy": "logical", "tables": ["public.users", "public.orders"]}
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def clones() -> Iterator[list[Cluster]]:
             stack.enter_context(server)
         for copy in copies:
             copy.sql("TRUNCATE users, orders CASCADE", dbname="shop")
-        identifiers = {server.sql("SELECT system_identifier FROM pg_control_system()")[0] for server in (original, *copies)}
+        identifiers = {
+            server.sql("SELECT system_identifier FROM pg_control_system()")[0] for server in (original, *copies)
+        }
         assert len(identifiers) == 1
         yield [original, *copies]
 
@@ -47,7 +51,9 @@ def test_a_restored_backup_of_the_primary_may_be_its_replica(clones: list[Cluste
 def test_replicas_are_no_clones_of_one_another(clones: list[Cluster], tmp_path: Path) -> None:
     """The slots of their first copies would have the same names on the primary, and each would drop the other's."""
     primary, *replicas = clones
-    run = Ansible(tmp_path).run("distribute.yml", inventory(primary, dict(zip(("a", "b"), replicas, strict=True)), DISTRIBUTION))
+    run = Ansible(tmp_path).run(
+        "distribute.yml", inventory(primary, dict(zip(("a", "b"), replicas, strict=True)), DISTRIBUTION)
+    )
     assert not run.ok
     assert "a and b were cloned from one cluster" in run.message
     for replica in replicas:

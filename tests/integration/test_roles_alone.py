@@ -139,7 +139,8 @@ def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     assert "analytics-db must be restarted before max_wal_senders takes effect" in refused.message
     assert "my_restart: true" in refused.message
     assert analytics.sql("SHOW max_wal_senders") == [("10",)]
-    playbook.converge(("analytics", role("pgml_settings", restart=True, **settings)))
+    restarted = playbook.converge(("analytics", role("pgml_settings", restart=True, **settings)))
+    assert "Restart the server for max_wal_senders" in restarted.output
     assert analytics.sql("SHOW max_wal_senders") == [("25",)]
     assert analytics.sql("SHOW work_mem") == [("4MB",)]
 

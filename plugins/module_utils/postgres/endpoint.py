@@ -17,6 +17,9 @@ except ImportError:  # task.py reports it
 
 _SSL_MODES = ["allow", "disable", "prefer", "require", "verify-ca", "verify-full"]
 
+_KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""A first copy only listens, and would listen for two hours more to a source whose network was cut."""
+
 SECRETS = ("password", "sslpassword")
 """libpq keywords whose values are never shown."""
 
@@ -82,6 +85,7 @@ class Endpoint:
                 "password": source["password"],
                 "passfile": source["passfile"],
                 "dbname": source["db"],
+                **_KEEPALIVES,
                 **_tls_keywords(source, "source.connect_params"),
             },
             "source",
