@@ -45,7 +45,15 @@ def main() -> None:
         conf.write(_CONFIGURATION)
     (SITE / "antsibull-docs.cfg").write_text(_PLACES, encoding="utf-8")
     _write_inventory(SITE / "ansible.inv")
-    _run("antsibull-docs", "--config-file", str(SITE / "antsibull-docs.cfg"), "collection", "--fail-on-error", *common, rst)
+    _run(
+        "antsibull-docs",
+        "--config-file",
+        str(SITE / "antsibull-docs.cfg"),
+        "collection",
+        "--fail-on-error",
+        *common,
+        rst,
+    )
     _run("sphinx-build", "-q", "-W", "--keep-going", "-c", str(SITE), rst, str(SITE / "html"))
     print(f"The documentation is in {SITE / 'html' / 'index.html'}")
 
