@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import yaml
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import OLDEST_VERSION
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import request
 
 from tests.support.majors import REPOSITORY, VERSIONS
 
@@ -70,6 +72,16 @@ def test_every_variable_of_the_playbooks_is_in_the_guide() -> None:
     read |= set(re.findall(r"hostvars\[[^]]+]\.(pgml_[a-z_]+)", mapping))
     missing = {name for name in read if not name.startswith("pgml__") and f"``{name}``" not in guide}
     assert read and not missing
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/docsite/rst/guide_start.rst"])
+def test_the_inventory_that_is_shown_is_sound(page: str) -> None:
+    (block,) = re.findall(r"^( *)all:\n((?:\1 .*\n)+)", text(page), re.MULTILINE)
+    hosts = yaml.safe_load(textwrap.dedent(f"{block[0]}all:\n{block[1]}"))["all"]
+    assert list(hosts["children"]) == ["pgml_primary", "pgml_replicas"]
+    assert (
+        request.problems(hosts["vars"]["pgml_distributions"], list(hosts["children"]["pgml_replicas"]["hosts"])) == []
+    )
 
 
 def test_every_guide_is_listed_and_has_its_label() -> None:
