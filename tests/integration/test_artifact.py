@@ -20,11 +20,13 @@ pytestmark = pytest.mark.slow
 
 TOP = {
     "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "FILES.json",
     "LICENSE",
     "MANIFEST.json",
     "README.md",
+    "SECURITY.md",
     "changelogs",
     "docs",
     "meta",
@@ -97,7 +99,7 @@ def test_it_holds_what_a_user_needs_and_nothing_else(artifact: Path) -> None:
     assert [path for path in paths if path.parts[0] == "changelogs"] == [PurePosixPath("changelogs", "changelog.yaml")]
     for path in paths:
         assert not any(part.startswith((".", "__pycache__")) or part == "tests" for part in path.parts), path
-        assert path.suffix in {"", ".json", ".md", ".py", ".rst", ".sql", ".txt", ".yaml", ".yml"}, path
+        assert path.suffix in {"", ".json", ".md", ".py", ".rst", ".sql", ".svg", ".txt", ".yaml", ".yml"}, path
 
 
 def test_every_playbook_is_in_it(installed: Installed) -> None:
