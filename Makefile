@@ -5,7 +5,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 # Ansible wants a locale in UTF-8, which a bare container may not name.
 export LC_ALL := C.UTF-8
 
-.PHONY: help demo demo-clean test lint unit integration bench-thousand-tables clean
+.PHONY: help demo demo-clean test lint unit integration bench-thousand-tables docs clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' Makefile
@@ -17,15 +17,44 @@ demo-clean: $(VENV)/.run ## Remove what the demo made
 	@$(BIN)/ansible-playbook playbooks/demo.yml -e pgml_demo_state=absent
 	@$(MAKE) --no-print-directory clean
 
-test: lint ## Run every check and test
+test: lint postgresql ## Run every check and test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.dev postgresql ## Run the static checks
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@MYPYPATH=.ansible/collections $(BIN)/mypy --no-error-summary plugins/module_utils plugins/plugin_utils
-	@$(BIN)/yamllint --strict .
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q
+# The slowest first.
+GATES := lint-sanity-oldest lint-sanity-newest lint-ansible lint-docs lint-importer lint-python lint-yaml lint-changelog lint-shell
+GATE = @PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/gate.sh $@
+ARTIFACT := .cache/artifact
+
+lint: $(VENV)/.dev ## Run all static checks
+	@$(MAKE) --no-print-directory --keep-going -j2 --output-sync=target $(GATES)
+
+.PHONY: lint-sanity $(GATES) $(ARTIFACT)
+lint-sanity: lint-sanity-newest lint-sanity-oldest ## Run ansible-test sanity on what is shipped
+lint-sanity-newest: $(ARTIFACT) ## ... with the newest ansible-core that runs here
+	$(GATE) sh scripts/sanity.sh newest $(ARTIFACT)/*.tar.gz
+lint-sanity-oldest: $(ARTIFACT) ## ... with the oldest
+	$(GATE) sh scripts/sanity.sh oldest $(ARTIFACT)/*.tar.gz
+lint-ansible: $(VENV)/.dev ## Run ansible-lint
+	$(GATE) ansible-lint --offline --strict
+lint-docs: $(VENV)/.dev ## Check the documentation of plugins and roles
+	@mkdir -p .cache/home # where it leaves its log
+	$(GATE) env HOME="$(CURDIR)/.cache/home" \
+		antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs all --check-extra-docs-refs .
+lint-importer: $(ARTIFACT) ## Import what is shipped as Galaxy does
+	$(GATE) sh scripts/importer.sh $(ARTIFACT)/*.tar.gz
+lint-python: $(VENV)/.dev ## Run ruff and mypy
+	$(GATE) sh -c 'ruff check . && ruff format --check . && mypy plugins/module_utils plugins/plugin_utils'
+lint-yaml: $(VENV)/.dev ## Run yamllint
+	$(GATE) yamllint --strict .
+lint-changelog: $(VENV)/.dev ## Check the changelog and its fragments
+	$(GATE) sh -c 'antsibull-changelog lint && antsibull-changelog lint-changelog-yaml --strict changelogs/changelog.yaml'
+lint-shell: $(VENV)/.dev ## Run shellcheck
+	$(GATE) shellcheck --shell=sh $(shell find . -name '.?*' -prune -o -name '*.sh' -print)
+
+# Always anew: what it is made of is everything.
+$(ARTIFACT): $(VENV)/.dev
+	@rm -rf $@
+	@$(BIN)/ansible-galaxy collection build --output-path $@ . >/dev/null
 
 unit: $(VENV)/.dev ## Run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
@@ -35,6 +64,9 @@ integration: $(VENV)/.dev postgresql ## Run the tests on real servers
 
 bench-thousand-tables: $(VENV)/.dev postgresql ## Measure a run that has nothing to do, over 1,000 tables
 	@$(BIN)/python -m benchmarks.thousand_tables --write
+
+docs: $(VENV)/.docs ## Build the documentation as HTML
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/docs.py
 
 clean: ## Remove what was installed into this directory
 	@rm -rf $(VENV) .ansible .cache .pytest_cache .ruff_cache .mypy_cache
@@ -49,4 +81,8 @@ $(VENV)/.run: requirements.txt scripts/venv.sh scripts/collections.sh scripts/fe
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	@sh scripts/venv.sh $(VENV) requirements-dev.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.run
+	@sh scripts/venv.sh $(VENV) requirements-docs.txt
 	@touch $@

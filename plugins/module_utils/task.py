@@ -14,6 +14,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Refused,
     Unreachable,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import LOGIN_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, database_exists
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change
@@ -22,10 +23,13 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 class Task:
     """What a room below needs to know of the task it serves."""
 
-    def __init__(self, params: Mapping[str, Any], check_mode: bool, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, params: Mapping[str, Any], check_mode: bool, warn: Callable[[str], None], run_command: RunCommand
+    ) -> None:
         self.params = params
         self.check_mode = check_mode
         self.warn = warn
+        self.run_command = run_command
         self.result: dict[str, Any] = {}
         self._changes: list[str] = []
         self._before: dict[str, Any] | None = None
@@ -95,7 +99,7 @@ def run(options: dict[str, Any], body: Callable[[Task], None], **constraints: An
         importlib.import_module("psycopg2")
     except ImportError:
         module.fail_json(msg=missing_required_lib("psycopg2"), exception=traceback.format_exc())
-    task = Task(module.params, module.check_mode, module.warn)
+    task = Task(module.params, module.check_mode, module.warn, module.run_command)
     try:
         body(task)
     except DistributedError as error:

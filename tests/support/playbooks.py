@@ -148,8 +148,15 @@ def inventory(
     return {"all": {"children": children, "vars": {k: v for k, v in common.items() if v is not None}}}
 
 
+def program(name: str) -> str:
+    """One of Ansible's own, of the environment that the tests run in."""
+    return str(Path(sys.executable).with_name(name))
+
+
 class Ansible:
     """Runs playbooks; all that Ansible writes, it writes below *directory*."""
+
+    cwd = REPOSITORY
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -162,9 +169,8 @@ class Ansible:
         return path
 
     def command(self, playbook: str | Path, content: Any, *arguments: str) -> list[str]:
-        program = Path(sys.executable).with_name("ansible-playbook")
         hosts = self.write("inventory.yml", content)
-        return [str(program), "-i", str(hosts), str(REPOSITORY / "playbooks" / playbook), *arguments]
+        return [program("ansible-playbook"), "-i", str(hosts), str(REPOSITORY / "playbooks" / playbook), *arguments]
 
     def environment(self) -> dict[str, str]:
         """This process's environment without settings of Ansible and libpq, and with ours."""
@@ -185,7 +191,7 @@ class Ansible:
         """Start a playbook over an inventory; C(finish) waits for it."""
         return subprocess.Popen(
             self.command(playbook, content, *arguments),
-            cwd=REPOSITORY,
+            cwd=self.cwd,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -46,18 +46,20 @@ class Script(NamedTuple):
 class Archive:
     """A custom-format archive of definitions in *directory*."""
 
-    def __init__(self, source: Session, directory: str, name: str) -> None:
+    def __init__(self, source: Session, directory: str, name: str, run_command: client_tools.RunCommand) -> None:
         self._source = source
+        self._tools = client_tools.Tools(run_command)
         self._path = os.path.join(directory, name)
         major = source.version // 10000
-        self._dump = client_tools.find("pg_dump", major)
-        self._restore = client_tools.find("pg_restore", self._dump.major)
+        self._dump = self._tools.find("pg_dump", major)
+        self._restore = self._tools.find("pg_restore", self._dump.major)
 
     def dump(self, arguments: Iterable[str]) -> None:
         """Write the archive. It takes ACCESS SHARE locks on the tables that it holds, or gives up soon."""
-        client_tools.run(
+        self._tools.run(
             self._dump,
             [
+                "--no-password",
                 "--format=custom",
                 "--schema-only",
                 "--no-owner",
@@ -76,7 +78,7 @@ class Archive:
 
     def entries(self) -> list[Entry]:
         """The table of contents in the order in which it is restored."""
-        listing = client_tools.run(self._restore, ["--list", self._path])
+        listing = self._tools.run(self._restore, ["--list", self._path])
         matches = [_ENTRY.match(line) for line in listing.splitlines()]
         return [Entry(m.group(1), (int(m.group(2)), int(m.group(3))), m.group(4)) for m in matches if m]
 
@@ -87,7 +89,7 @@ class Archive:
         use_list = self._path + ".list"
         with open(use_list, "w", encoding="utf-8") as handle:
             handle.writelines("{0}; {1} {2} {3}\n".format(e.number, *e.identity, e.text) for e in entries)
-        text = client_tools.run(
+        text = self._tools.run(
             self._restore,
             ["--no-owner", "--no-privileges", "--use-list=" + use_list, "--file=-", self._path],
         )

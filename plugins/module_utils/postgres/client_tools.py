@@ -7,14 +7,16 @@ import glob
 import os
 import re
 import shutil
-import subprocess
-from typing import NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 
 _DIRECTORIES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 """Where Debian's and the PostgreSQL project's packages put the programs of each major version."""
+
+
+RunCommand = Callable[..., Any]
 
 
 class Program(NamedTuple):
@@ -24,55 +26,65 @@ class Program(NamedTuple):
     major: int
 
 
-def find(name: str, major: int) -> Program:
-    """The oldest *name* on this host that is not older than *major*: pg_dump refuses newer servers."""
-    paths = [path for pattern in _DIRECTORIES for path in glob.glob(os.path.join(pattern, name))]
-    on_path = shutil.which(name)
-    programs = [Program(path, _major(path)) for path in paths + ([on_path] if on_path else [])]
-    fit = [program for program in programs if program.major >= major]
-    if not fit:
-        raise Refused(
-            "{0} of PostgreSQL {1} or later is needed on this host, and {2}: install the client package, such as "
-            "postgresql-client-{1} or postgresql{1}.".format(
-                name,
-                major,
-                "only {0} is here".format(max(program.major for program in programs)) if programs else "none is here",
+class Tools:
+    """The client programs of this host. *run_command* is AnsibleModule's."""
+
+    def __init__(self, run_command: RunCommand) -> None:
+        self._run_command = run_command
+
+    def find(self, name: str, major: int) -> Program:
+        """The oldest *name* on this host that is not older than *major*: pg_dump refuses newer servers."""
+        paths = [path for pattern in _DIRECTORIES for path in glob.glob(os.path.join(pattern, name))]
+        on_path = shutil.which(name)
+        programs = [Program(path, self._major(path)) for path in paths + ([on_path] if on_path else [])]
+        fit = [program for program in programs if program.major >= major]
+        if not fit:
+            raise Refused(
+                "{0} of PostgreSQL {1} or later is needed on this host, and {2}: install the client package, such as "
+                "postgresql-client-{1} or postgresql{1}.".format(
+                    name,
+                    major,
+                    "only {0} is here".format(max(program.major for program in programs))
+                    if programs
+                    else "none is here",
+                )
             )
+        return min(fit, key=lambda program: program.major)
+
+    def run(self, program: Program, arguments: Sequence[str], endpoint: Endpoint | None = None) -> str:
+        """Run a program, connected to *endpoint* if given, and return what it prints."""
+        argv = [program.path, *arguments]
+        if endpoint is None:
+            return self._run(argv, program, None, "")
+        with endpoint.environment() as environment:
+            # run_command adds variables to those of this process and takes none away.
+            others = [name for name in os.environ if name not in environment]
+            return self._run(
+                ["env", *["-u" + name for name in others], *argv], program, environment, " on {0}".format(endpoint)
+            )
+
+    def _run(self, argv: Sequence[str], program: Program, environment: dict[str, str] | None, where: str) -> str:
+        code, output, errors = self._call(argv, environment)
+        if code:
+            complaint = _complaint(errors.decode("utf-8", "replace"))
+            raise ServerRefused("{0}{1} said: {2}".format(os.path.basename(program.path), where, complaint))
+        return output.decode("utf-8")
+
+    def _major(self, path: str) -> int:
+        """The major version a program says it has; 0 when it doesn't run."""
+        try:
+            _code, output, _errors = self._call([path, "--version"], None)
+        except OSError:
+            return 0
+        match = re.search(rb"\) (\d+)", output)
+        return int(match.group(1)) if match else 0
+
+    def _call(self, argv: Sequence[str], environment: dict[str, str] | None) -> tuple[int, bytes, bytes]:
+        """Run a program with exactly these arguments."""
+        result: tuple[int, bytes, bytes] = self._run_command(
+            list(argv), environ_update=environment, encoding=None, handle_exceptions=False, expand_user_and_vars=False
         )
-    return min(fit, key=lambda program: program.major)
-
-
-def _major(path: str) -> int:
-    """The major version a program says it has; 0 when it doesn't run."""
-    try:
-        answer = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    except OSError:
-        return 0
-    match = re.search(rb"\) (\d+)", answer.stdout)
-    return int(match.group(1)) if match else 0
-
-
-def run(program: Program, arguments: Sequence[str], endpoint: Endpoint | None = None) -> str:
-    """Run a program, connected to *endpoint* if given, and return what it prints."""
-    if endpoint is None:
-        return _run(program, arguments, None, "")
-    with endpoint.environment() as environment:
-        return _run(program, arguments, environment, " on {0}".format(endpoint))
-
-
-def _run(program: Program, arguments: Sequence[str], environment: dict[str, str] | None, where: str) -> str:
-    done = subprocess.run(
-        [program.path, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    if done.returncode:
-        complaint = _complaint(done.stderr.decode("utf-8", "replace"))
-        raise ServerRefused("{0}{1} said: {2}".format(os.path.basename(program.path), where, complaint))
-    return done.stdout.decode("utf-8")
+        return result
 
 
 def _complaint(stderr: str) -> str:

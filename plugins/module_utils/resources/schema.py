@@ -16,6 +16,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.ar
     as_pattern,
     picked,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -112,7 +113,7 @@ def _bring(task: Task, source: Session, session: Session | None) -> None:
     task.result["left_out"] = list(gap.left_out)
     if session and not task.check_mode:
         _refuse_orphans(session, orphans)
-        create(source, session, gap)
+        create(source, session, gap, task.run_command)
 
 
 def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:
@@ -193,7 +194,7 @@ def _refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None
         )
 
 
-def create(source: Session, session: Session, gap: Gap) -> None:
+def create(source: Session, session: Session, gap: Gap, run_command: RunCommand) -> None:
     """Create what the target lacks: tables with their keys in one transaction, the rest table by table."""
     if not gap.tables and not gap.attachments:
         return
@@ -201,8 +202,8 @@ def create(source: Session, session: Session, gap: Gap) -> None:
     keys = [a for a in gap.attachments if a.kind == "key" and a.key in new]
     later = [a for a in gap.attachments if a not in keys]
     with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
-        support = _Support(source, session, directory, gap)
-        archive = Archive(source, directory, "tables")
+        support = _Support(source, session, directory, gap, run_command)
+        archive = Archive(source, directory, "tables", run_command)
         every = new | {attachment.key for attachment in later}
         archive.dump(["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)])
         entries = archive.entries()
@@ -257,7 +258,7 @@ def _column_drops(source: Session, missing: Sequence[Table]) -> list[Any]:
 class _Support:
     """What tables and attachments need around them, of which the target gets what it lacks."""
 
-    def __init__(self, source: Session, session: Session, directory: str, gap: Gap) -> None:
+    def __init__(self, source: Session, session: Session, directory: str, gap: Gap, run_command: RunCommand) -> None:
         relation = source.value("SELECT 'pg_class'::regclass::oid")
         namespace = source.value("SELECT 'pg_namespace'::regclass::oid")
         starts = [(relation, table.oid) for table in gap.tables] + [a.identity for a in gap.attachments]
@@ -271,7 +272,7 @@ class _Support:
         self.scripts: list[Any] = [compose("CREATE SCHEMA {name}", name=identifier(name)) for name in schemas]
         others = {identity for identity in self.identities if identity[0] not in (relation, namespace)}
         if definitions.stand_alone(source, others):
-            archive = Archive(source, directory, "support")
+            archive = Archive(source, directory, "support", run_command)
             archive.dump(["--exclude-table=*.*"])
             self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the README, the other pages and the guides say of this repository is so."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import OLDEST_VERSION
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import request
+
+from tests.support.majors import REPOSITORY, VERSIONS
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("roles/*/README.md"), *REPOSITORY.glob("benchmarks/*.md")])
+GUIDES = sorted((REPOSITORY / "docs" / "docsite" / "rst").glob("*.rst"))
+BADGE = re.compile(r"!\[([^]:]+): ([^]]+)]\(https://img\.shields\.io/badge/(\S+)-blue\)")
+
+
+def text(*path: str) -> str:
+    return REPOSITORY.joinpath(*path).read_text(encoding="utf-8")
+
+
+def badges() -> dict[str, str]:
+    """What each badge shows, by its label."""
+    shown = {}
+    for label, alternative, path in BADGE.findall(README):
+        # A single hyphen separates, two stand for one.
+        left, right = unquote(path).replace("--", "\0").split("-")
+        shown[label] = right.replace("\0", "-")
+        assert left.replace("\0", "-") == label
+        assert re.findall(r"[\d.]+", alternative) == re.findall(r"[\d.]+", right)
+    return shown
+
+
+def test_badges_show_what_is_declared_elsewhere() -> None:
+    galaxy, runtime = yaml.safe_load(text("galaxy.yml")), yaml.safe_load(text("meta", "runtime.yml"))
+    (python,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", text("scripts", "venv.sh"))
+    assert badges() == {
+        "licence": galaxy["license"][0],
+        "ansible-core": "≥ " + runtime["requires_ansible"].removeprefix(">=").removesuffix(".0"),
+        "PostgreSQL": f"{OLDEST_VERSION // 10000}–{max(VERSIONS)}",
+        "Python": "≥ " + ".".join(python),
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_relative_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target and not target.startswith("#"):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_make_has_the_targets_that_are_named(page: str) -> None:
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text(page), re.MULTILINE))
+    there = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+    if not (REPOSITORY / "molecule").exists():
+        there |= {"molecule", "molecule-all"}
+    assert named and named <= there
+
+
+def test_every_variable_of_the_playbooks_is_in_the_guide() -> None:
+    guide = text("docs", "docsite", "rst", "guide_variables.rst")
+    mapping = text("playbooks", "vars", "mapping.yml")
+    playbooks = [text("playbooks", name) for name in ("distribute.yml", "teardown.yml", "tasks/check.yml")]
+    read = set(re.findall(r"\b(pgml_[a-z_]+) \| default", mapping + "".join(playbooks)))
+    read |= set(re.findall(r"hostvars\[[^]]+]\.(pgml_[a-z_]+)", mapping))
+    missing = {name for name in read if not name.startswith("pgml__") and f"``{name}``" not in guide}
+    assert read and not missing
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/docsite/rst/guide_start.rst"])
+def test_the_inventory_that_is_shown_is_sound(page: str) -> None:
+    (block,) = re.findall(r"^( *)all:\n((?:\1 .*\n)+)", text(page), re.MULTILINE)
+    hosts = yaml.safe_load(textwrap.dedent(f"{block[0]}all:\n{block[1]}"))["all"]
+    assert list(hosts["children"]) == ["pgml_primary", "pgml_replicas"]
+    assert (
+        request.problems(hosts["vars"]["pgml_distributions"], list(hosts["children"]["pgml_replicas"]["hosts"])) == []
+    )
+
+
+def test_every_guide_is_listed_and_has_its_label() -> None:
+    listed = yaml.safe_load(text("docs", "docsite", "extra-docs.yml"))["sections"][0]["toctree"]
+    assert sorted(listed) == [guide.stem for guide in GUIDES]
+    for guide in GUIDES:
+        label = f".. _ansible_collections.postgresml.distributed.docsite.{guide.stem}:"
+        assert label in guide.read_text(encoding="utf-8")
+
+
+def test_sentences_in_the_guides_are_those_of_the_code() -> None:
+    """Quoted messages go stale otherwise; what varies in them is left out."""
+    sources = [*REPOSITORY.glob("plugins/**/*.py"), *REPOSITORY.glob("roles/*/tasks/*.yml")]
+    code = _flat(" ".join(path.read_text(encoding="utf-8") for path in sources))
+    for fragment in SENTENCES:
+        assert _flat(fragment) in code, fragment
+        assert any(_flat(fragment) in _flat(guide.read_text(encoding="utf-8")) for guide in GUIDES), fragment
+
+
+SENTENCES = [
+    "must be restarted before",
+    "restart it yourself, or allow it with",
+    "No lock within",
+    "Try again when that has ended.",
+    "transactions kept running for",
+    "Nothing was changed; try again when they have ended.",
+    "UPDATE and DELETE would fail on the primary once published",
+    "and the first copy would add to them: empty it, or set copy_data to false if the rows are right.",
+    "Tables exist on the target and don't fit the source",
+    "The subscription and its slot stay, and a rerun goes on where it stopped.",
+    "The subscription and its slot were removed again.",
+    "may be left on the upstream, where it holds back WAL until it is dropped",
+    "the replica's log says why. Rows that the tables already hold are the usual reason.",
+    "it is disabled, after an error that the replica's log tells.",
+    "The copy goes on.",
+    "has lost its WAL",
+    "changes since then are missing here. Remove the subscription with state=absent, empty its tables, and create it again.",
+    "Slots of distributions that are not listed any more, which hold back WAL when nobody reads them",
+    "which this version can't do: use",
+    "it is managed, so set them where its service is.",
+    "and has physical standbys, which stop when theirs is lower",
+]
+
+
+def _flat(written: str) -> str:
+    """One line, in which Python's and YAML's ways to break strings don't show."""
+    joined = re.sub(r"""["']\s*\n\s*["']""", "", written)
+    return re.sub(r"\s+", " ", joined.replace("\\'", "'")).replace("`", "").replace("*", "")
