@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 VENV := .venv
 BIN := $(VENV)/bin
+# The servers of a file's tests are started once; a file of few tests may be the longest.
+ON_TWO_CORES := -n 2 --dist loadfile --no-loadscope-reorder
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 # Ansible wants a locale in UTF-8, which a bare container may not name.
 export LC_ALL := C.UTF-8
 
-.PHONY: help demo demo-clean test lint unit integration bench-thousand-tables docs clean
+.PHONY: help demo demo-clean test lint unit integration molecule molecule-all bench-thousand-tables docs clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' Makefile
@@ -18,7 +20,8 @@ demo-clean: $(VENV)/.run ## Remove what the demo made
 	@$(MAKE) --no-print-directory clean
 
 test: lint postgresql ## Run every check and test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@sh scripts/containers.sh || : # says why not, and the tests that need them are skipped
+	@$(BIN)/python -m pytest $(ON_TWO_CORES)
 
 # The slowest first.
 GATES := lint-sanity-oldest lint-sanity-newest lint-ansible lint-docs lint-importer lint-python lint-yaml lint-changelog lint-shell
@@ -60,7 +63,18 @@ unit: $(VENV)/.dev ## Run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
 integration: $(VENV)/.dev postgresql ## Run the tests on real servers
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration
+	@$(BIN)/python -m pytest $(ON_TWO_CORES) tests/integration
+
+MOLECULE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --all
+
+molecule: $(VENV)/.dev containers ## Run the roles on hosts of their own, in containers
+	@$(MOLECULE)
+
+molecule-all: $(VENV)/.dev containers ## ... on each Debian from 11 to 14, and from PostgreSQL 15 to 17
+	@for suites in bullseye bookworm trixie forky bookworm:trixie; do \
+		echo "Debian $$suites"; \
+		PGML_TEST_SUITE="$${suites%:*}" PGML_TEST_REPLICA_SUITE="$${suites#*:}" $(MOLECULE) || exit 1; \
+	done
 
 bench-thousand-tables: $(VENV)/.dev postgresql ## Measure a run that has nothing to do, over 1,000 tables
 	@$(BIN)/python -m benchmarks.thousand_tables --write
@@ -71,9 +85,11 @@ docs: $(VENV)/.docs ## Build the documentation as HTML
 clean: ## Remove what was installed into this directory
 	@rm -rf $(VENV) .ansible .cache .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: postgresql
+.PHONY: postgresql containers
 postgresql:
 	@sh scripts/postgresql.sh
+containers:
+	@sh scripts/containers.sh
 
 $(VENV)/.run: requirements.txt scripts/venv.sh scripts/collections.sh scripts/fetch_collections.py
 	@sh scripts/venv.sh $(VENV) requirements.txt

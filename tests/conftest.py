@@ -41,6 +41,11 @@ def program_of(major: int) -> Path:
     return programs()[major]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first."""
+    items.sort(key=lambda item: "test_molecule" not in item.nodeid)
+
+
 class Servers:
     """The clusters of this process, two of each major version at most, started when they are first asked for."""
 

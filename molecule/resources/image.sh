@@ -32,4 +32,4 @@ elif ! $engine image inspect "$base" >/dev/null 2>&1 && ! $engine pull --quiet "
     bootstrap "$base"
 fi
 # What is unchanged comes from the cache of layers.
-$engine build --quiet --tag "localhost/pgml-molecule:$suite" --build-arg "BASE=$base" "$here"
+$engine build --quiet --tag "localhost/pgml-molecule:$suite" --build-arg "BASE=$base" --file "$here/Containerfile" "$here"

@@ -22,7 +22,10 @@ class Refused(DistributedError):
 
 
 class Unreachable(DistributedError):
-    """No session could be opened; *option* is C(login) or C(source)."""
+    """No session could be opened, or it was lost.
+
+    *option* is C(login) or C(source); *answered* says whether a server was there and turned us away.
+    """
 
 
 class ServerRefused(DistributedError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed
 from psycopg2.sql import SQL, Identifier
 
 from tests.conftest import SETTINGS, program_of
@@ -218,6 +219,49 @@ def test_a_wait_goes_on_while_rows_come_slowly(shop: Pair) -> None:
         assert thread.is_alive() and not results
     thread.join(30)
     assert results and not results[0]["changed"]
+    shop.arrived("a", 0.1)
+
+
+@contextmanager
+def first_copy(pair: Pair) -> Iterator[tuple[threading.Thread, list[dict[str, Any]]]]:
+    """A run that is in the middle of a first copy, and what it returns in the end."""
+    results: list[dict[str, Any]] = []
+    pair.sql_source("INSERT INTO a SELECT g, repeat('a', 200) FROM generate_series(101, 500000) AS g")
+    run = threading.Thread(target=lambda: results.append(pair.target.run("pgml_subscription", **pair.subscription())))
+    run.start()
+    wait_for(lambda: pair.sql_target("SELECT 1 FROM pg_subscription_rel WHERE srsubstate = 'd'"))
+    yield run, results
+    run.join(60)
+
+
+def test_a_wait_outlives_a_crash_of_the_source(shop: Pair) -> None:
+    """PostgreSQL tries again when the source is back, and so the wait goes on meanwhile."""
+    with first_copy(shop) as (run, results):
+        shop.source.cluster.kill()
+        run.join(5)
+        assert run.is_alive() and not results
+        shop.source.cluster.start()
+    assert results[0]["changed"] and not results[0].get("failed")
+    shop.arrived("a", 0.1)
+
+
+def test_a_rerun_goes_on_when_the_source_is_back(shop: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribed, "SILENCE_SECONDS", 1)
+    with first_copy(shop) as (_, results):
+        shop.source.cluster.kill()
+    shop.source.cluster.start()
+    assert "can't go on: Can't connect to database" in results[0]["msg"] and "a rerun goes on" in results[0]["msg"]
+    shop.subscribe()
+    shop.arrived("a", 0.1)
+
+
+def test_a_rerun_goes_on_when_the_replica_is_back(shop: Pair) -> None:
+    with first_copy(shop) as (_, results):
+        shop.target.cluster.kill()
+    shop.target.cluster.start()
+    assert "The connection to database" in results[0]["msg"] and "was lost" in results[0]["msg"]
+    assert "a rerun goes on" in results[0]["msg"]
+    shop.subscribe()
     shop.arrived("a", 0.1)
 
 

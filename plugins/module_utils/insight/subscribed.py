@@ -10,6 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     DistributedError,
     Refused,
     TimedOut,
+    Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -32,6 +33,8 @@ LOOKS = 10
 """Looks without a worker, about a second apart, until the reason is looked for."""
 FAILURES = 3
 """Failed copies of which nothing more is known, until the wait gives up."""
+SILENCE_SECONDS = 300
+"""How long the source may be out of reach: PostgreSQL goes on by itself when it comes back."""
 STATISTICS_SINCE = 150000
 COLUMN_LISTS_SINCE = 150000
 GENERATED_COLUMNS_SINCE = 180000
@@ -218,10 +221,12 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
 
     :param endpoint: the source as the subscription reaches it, to ask the publisher why a copy fails
     :param seconds: how long to wait
-    :raises DistributedError: with the publisher's own error when the copy can't go on, or TimedOut
+    :raises DistributedError: with the publisher's own error when the copy can't go on; Unreachable when the publisher
+        has been out of reach for SILENCE_SECONDS, or turns us away; TimedOut
     """
     end = time.monotonic() + seconds
     watch = _Watch(session, oid)
+    silent_since = None
     pause = 0.1
     while True:
         states = subscribed(session, oid)
@@ -229,9 +234,18 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
         if not unready:
             return
         failures = watch.failures()
-        if failures or watch.idle:
-            _explain(session, endpoint, oid, name, unready, failures)
-            if watch.abandoned:
+        if failures or watch.idle or silent_since:
+            try:
+                _explain(session, endpoint, oid, name, unready, 0 if silent_since else failures)
+            except Unreachable as error:
+                silent_since = silent_since or time.monotonic()
+                if error.details["answered"] or time.monotonic() - silent_since > SILENCE_SECONDS:
+                    raise
+            else:
+                if silent_since:
+                    watch.forgive()
+                silent_since = None
+            if watch.abandoned and not silent_since:
                 raise Refused(
                     "No worker has served subscription {0} for a while; the replica's log says why.".format(
                         quoted(name)
@@ -266,6 +280,11 @@ class _Watch:
         if self._session.version >= STATISTICS_SINCE:
             return self._counted() - self._counted_before
         return max([len(pids) - 1 for pids in self._pids.values()] or [0])
+
+    def forgive(self) -> None:
+        """Count anew, because what failed so far failed for want of the source."""
+        self._counted_before = self._counted()
+        self._pids.clear()
 
     @property
     def idle(self) -> bool:
@@ -313,6 +332,8 @@ def _explain(
     try:
         with Session(endpoint) as source:
             _ask_publisher(source, session, state.subpublications, name, unready, failures)
+    except Unreachable as error:
+        raise Unreachable("{0}: {1}".format(label, error), **error.details) from None
     except DistributedError as error:
         raise Refused("{0}: {1}".format(label, error), tables=_as_result(unready)) from None
     if not state.subenabled:

@@ -171,13 +171,19 @@ class Session:
         except psycopg2.Error as error:
             raise self._explained(error) from None
 
-    def _explained(self, error: Any) -> ServerRefused:
+    def _explained(self, error: Any) -> ServerRefused | Unreachable:
         code = error.pgcode
         message = " ".join(
             part
             for part in (_sentence(error.diag.message_primary or str(error)), _sentence(error.diag.message_detail))
             if part
         )
+        if self._connection.closed:
+            return Unreachable(
+                "The connection to {0} was lost: {1}".format(self.endpoint, _sentence(message.splitlines()[0])),
+                option=self.endpoint.option,
+                answered=False,
+            )
         if code == errorcodes.LOCK_NOT_AVAILABLE:
             message = "No lock within {0}{1}. Try again when that has ended.".format(
                 self._lock_timeout, self._blockers()
@@ -227,6 +233,7 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
                 endpoint, _sentence(_reason(str(error))), "login_*" if endpoint.option == "login" else endpoint.option
             ),
             option=endpoint.option,
+            answered="FATAL:" in str(error) and "the database system is" not in str(error),
         ) from None
 
 

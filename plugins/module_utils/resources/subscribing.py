@@ -182,7 +182,7 @@ def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription
     except TimedOut:
         raise
     except DistributedError as error:
-        if not fresh or insight.any_copied(session, current.oid):
+        if isinstance(error, Unreachable) or not fresh or insight.any_copied(session, current.oid):
             raise Refused(
                 "{0} The subscription and its slot stay, and a rerun goes on where it stopped.".format(error),
                 **error.details,

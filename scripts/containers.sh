@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Make sure that this machine can run containers with hosts in them; install what that takes if it is missing.
+set -eu
+engine=$(dirname "$0")/../molecule/resources/engine.sh
+
+set --
+command -v ssh-keygen >/dev/null || set -- "$@" openssh-client
+command -v debootstrap >/dev/null || set -- "$@" debootstrap
+sh "$engine" >/dev/null 2>&1 || set -- "$@" podman runc netavark iptables
+if [ $# -gt 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing $* with apt-get"
+    sudo=$([ "$(id -u)" = 0 ] || echo sudo)
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+fi
+sh "$engine" >/dev/null
