@@ -93,12 +93,14 @@ def servers() -> Iterator[tuple[Cluster, Cluster]]:
 
 def test_it_holds_what_a_user_needs_and_nothing_else(artifact: Path) -> None:
     with tarfile.open(artifact) as archive:
-        paths = [PurePosixPath(member.name) for member in archive if not member.isdir()]
-    assert {path.parts[0] for path in paths} == TOP
-    assert {path.name for path in paths if path.parts[0] == "meta"} == META
-    assert [path for path in paths if path.parts[0] == "changelogs"] == [PurePosixPath("changelogs", "changelog.yaml")]
-    for path in paths:
+        members = {PurePosixPath(member.name): member.isdir() for member in archive}
+    files = [path for path, is_directory in members.items() if not is_directory]
+    assert {path.parts[0] for path in members} == TOP
+    assert {path.name for path in files if path.parts[0] == "meta"} == META
+    assert [path for path in files if path.parts[0] == "changelogs"] == [PurePosixPath("changelogs", "changelog.yaml")]
+    for path in members:
         assert not any(part.startswith((".", "__pycache__")) or part == "tests" for part in path.parts), path
+    for path in files:
         assert path.suffix in {"", ".json", ".md", ".py", ".rst", ".sql", ".svg", ".txt", ".yaml", ".yml"}, path
 
 
