@@ -40,10 +40,10 @@ class Wired:
     def hosts(self, *distributions: Any, **variables: Any) -> dict[str, Any]:
         return playbooks.inventory(self.primary, {"ml-1": self.replica}, [GOOD, *distributions], **variables)
 
-    def refused(self, hosts: dict[str, Any]) -> Run:
+    def refused(self, hosts: dict[str, Any], *arguments: str) -> Run:
         """Distribute in vain, changing nothing on either server."""
         before = snapshot(self.primary), snapshot(self.replica)
-        run = self.ansible.run("distribute.yml", hosts)
+        run = self.ansible.run("distribute.yml", hosts, *arguments)
         assert not run.ok, run.output
         assert not run.changed, run.output
         assert differences(before[0], snapshot(self.primary)) == []
@@ -116,6 +116,12 @@ def test_every_mistake_in_the_distributions_is_told_at_once(wired: Wired, kind: 
     message = wired.refused(wired.hosts(*wrong)).message
     for sentence in sentences:
         assert sentence in message
+
+
+@pytest.mark.parametrize("limit", ["prod", "ml-1"])
+def test_a_limit_does_not_leave_the_request_unchecked(wired: Wired, limit: str) -> None:
+    wrong, sentences = next(iter(MISTAKES.values()))
+    assert sentences[0] in wired.refused(wired.hosts(*wrong), "--limit", limit).message
 
 
 def _without_replicas(wired: Wired) -> dict[str, Any]:
