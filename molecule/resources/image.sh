@@ -18,7 +18,7 @@ bootstrap() {
     trap '$sudo rm -rf "$root"' EXIT
     # A debootstrap that is older than the suite has no script for it; every suite of today bootstraps like sid.
     script=$([ -e "/usr/share/debootstrap/scripts/$suite" ] || echo sid)
-    $sudo debootstrap --variant=minbase "$suite" "$root/debian" "" $script >"$root/log" || { tail "$root/log" >&2; exit 1; }
+    $sudo debootstrap --variant=minbase "$suite" "$root/debian" "" "$script" >"$root/log" || { tail "$root/log" >&2; exit 1; }
     $sudo tar -C "$root/debian" -c . | $engine import - "$1" >/dev/null
 }
 
