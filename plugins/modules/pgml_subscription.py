@@ -118,6 +118,8 @@ options:
         A disabled subscription is not waited for.
       - When the copy can't go on it fails, with the publisher's own error where there is one. If the subscription is new and
         no table was copied, the subscription and its slot are removed again. Otherwise both stay, and a rerun goes on.
+      - A source that can't be reached is waited for too, for five minutes at most, because PostgreSQL goes on by itself when
+        the source is back. After that both stay.
     type: bool
     default: true
   wait_timeout:

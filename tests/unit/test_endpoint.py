@@ -76,7 +76,7 @@ def test_an_endpoint_says_where_it_is() -> None:
 
 def test_options_become_libpq_keywords() -> None:
     tls = {"ssl_mode": "verify-full", "ca_cert": "/ca", "ssl_cert": "/cert", "ssl_key": "/key"}
-    endpoint = Endpoint.from_source({**SOURCE, **tls, "passfile": "/pass", "connect_params": {"keepalives": 1}})
+    endpoint = Endpoint.from_source({**SOURCE, **tls, "passfile": "/pass", "connect_params": {"keepalives_idle": 1}})
     assert endpoint.keywords == {
         "host": "db",
         "port": "5433",
@@ -87,15 +87,19 @@ def test_options_become_libpq_keywords() -> None:
         "sslrootcert": "/ca",
         "sslcert": "/cert",
         "sslkey": "/key",
-        "keepalives": "1",
+        "keepalives_idle": "1",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
     }
 
 
 def test_equal_values_in_another_form_are_equal() -> None:
-    one = Endpoint.from_conninfo("host=db port=5433 dbname='shop' user=me password='a b'")
+    probes = "keepalives_idle=30 keepalives_interval=10 keepalives_count=3"
+    one = Endpoint.from_conninfo(f"host=db port=5433 dbname='shop' user=me password='a b' {probes}")
     other = Endpoint.from_source({**SOURCE, "port": "5433", "password": "a b"})
     assert one.keywords == other.keywords
-    assert one.keywords == Endpoint.from_conninfo("postgresql://me:a%20b@db:5433/shop").keywords
+    url = "postgresql://me:a%20b@db:5433/shop?" + probes.replace(" ", "&")
+    assert one.keywords == Endpoint.from_conninfo(url).keywords
 
 
 @pytest.mark.parametrize("keyword", ["password", "sslpassword"])

@@ -188,7 +188,10 @@ def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription
                 **error.details,
             ) from None
         _remove_from_both(task, session, current, endpoint)
-        raise Refused("{0} The subscription and its slot were removed again.".format(error), **error.details) from None
+        removed = "The subscription and its slot were removed again."
+        if task.result.get("debts"):
+            removed = "The subscription was removed again, and its slot is left."
+        raise Refused("{0} {1}".format(error, removed), **error.details) from None
 
 
 def _remove(task: Task, session: Session | None, current: Subscription | None) -> None:
