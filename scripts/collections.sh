@@ -4,10 +4,6 @@ set -eu
 cd "$(dirname "$0")/.."
 python=${1:-python3}
 
-collections=.ansible/collections/ansible_collections
-mkdir -p $collections/postgresml
-ln -sfn ../../../.. $collections/postgresml/distributed
-if [ ! -d $collections/community/postgresql ]; then
-    echo "Fetching community.postgresql"
-    "$python" scripts/fetch_collections.py .ansible/collections
-fi
+mkdir -p .ansible/collections/ansible_collections/postgresml
+ln -sfn ../../../.. .ansible/collections/ansible_collections/postgresml/distributed
+"$python" scripts/fetch_collections.py .ansible/collections

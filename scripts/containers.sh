@@ -6,8 +6,11 @@ engine=$(dirname "$0")/../molecule/resources/engine.sh
 set --
 command -v ssh-keygen >/dev/null || set -- "$@" openssh-client
 command -v debootstrap >/dev/null || set -- "$@" debootstrap
-sh "$engine" >/dev/null 2>&1 || set -- "$@" podman runc netavark iptables
-if [ $# -gt 0 ] && command -v apt-get >/dev/null; then
+if ! sh "$engine" >/dev/null 2>&1; then
+    command -v podman >/dev/null || set -- "$@" podman netavark iptables
+    command -v runc >/dev/null || set -- "$@" runc
+fi
+if grep -q ' cgroup2 ' /proc/mounts && [ $# -gt 0 ] && command -v apt-get >/dev/null; then
     echo "Installing $* with apt-get"
     sudo=$([ "$(id -u)" = 0 ] || echo sudo)
     $sudo apt-get update -qq

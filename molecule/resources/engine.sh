@@ -9,6 +9,12 @@ podman_runs() {
     command -v podman >/dev/null && "$@" podman run --rm --network=none --rootfs /:O true >/dev/null 2>&1
 }
 
+# Without root it has no addresses that can be reached, and Podman's stand-in for it is Podman.
+docker_runs() {
+    options=$(docker info --format '{{.SecurityOptions}}' 2>/dev/null) || return 1
+    case "$options $(docker --version)" in *rootless* | *[Pp]odman*) return 1 ;; esac
+}
+
 set --
 [ "$(id -u)" = 0 ] || set -- sudo --non-interactive
 if ! grep -q ' cgroup2 ' /proc/mounts; then
@@ -18,10 +24,11 @@ elif podman_runs "$@" env; then
     set -- "$@" podman
 elif podman_runs "$@" env "$settings"; then
     set -- "$@" env "$settings" podman
-elif docker info >/dev/null 2>&1; then
+elif docker_runs; then
     set -- docker
 else
-    echo "No container engine works here, neither Podman as root nor Docker; 'make containers' installs Podman where it can." >&2
+    [ $# = 0 ] || set -- " by '$*'"
+    echo "No container engine works here, neither Podman as root$* nor Docker's service; 'make molecule' installs Podman on Debian." >&2
     exit 1
 fi
 printf '%s\n' "$@"

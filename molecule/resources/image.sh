@@ -14,12 +14,14 @@ bootstrap() {
         exit 1
     }
     sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-    root=$(mktemp -d)
+    # Where /tmp is a file system in memory, it takes no device files.
+    root=$(mktemp -d -p /var/tmp)
     trap '$sudo rm -rf "$root"' EXIT
     # A debootstrap that is older than the suite has no script for it; every suite of today bootstraps like sid.
     script=$([ -e "/usr/share/debootstrap/scripts/$suite" ] || echo sid)
     $sudo debootstrap --variant=minbase "$suite" "$root/debian" "" "$script" >"$root/log" || { tail "$root/log" >&2; exit 1; }
-    $sudo tar -C "$root/debian" -c . | $engine import - "$1" >/dev/null
+    $sudo tar -C "$root/debian" -c -f "$root/debian.tar" .
+    $engine import "$root/debian.tar" "$1" >/dev/null
 }
 
 base=docker.io/library/debian:$suite

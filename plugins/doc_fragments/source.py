@@ -67,8 +67,8 @@ options:
         description:
           - More libpq keywords, such as C(application_name) or C(keepalives_idle). They win over the options above.
           - Without others, a connection is given up when the source has been silent for 60 seconds (C(keepalives_idle=30),
-            C(keepalives_interval=10), C(keepalives_count=3)). The system's own limit is often two hours, for which a first copy
-            would wait for a source whose network was cut.
+            C(keepalives_interval=10), C(keepalives_count=3)). By most systems' own settings a first copy would wait two hours
+            for a source whose network was cut.
           - C(password) and C(sslpassword) are refused, because Ansible would print them.
         type: dict
         default: {}

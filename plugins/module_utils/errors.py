@@ -22,10 +22,7 @@ class Refused(DistributedError):
 
 
 class Unreachable(DistributedError):
-    """No session could be opened, or it was lost.
-
-    *option* is C(login) or C(source); *answered* says whether a server was there and turned us away.
-    """
+    """No session could be opened, or it was lost; *option* is C(login) or C(source)."""
 
 
 class ServerRefused(DistributedError):

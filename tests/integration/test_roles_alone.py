@@ -140,7 +140,7 @@ def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     assert "my_restart: true" in refused.message
     assert analytics.sql("SHOW max_wal_senders") == [("10",)]
     restarted = playbook.converge(("analytics", role("pgml_settings", restart=True, **settings)))
-    assert "Restart the server for max_wal_senders" in restarted.output
+    assert "Restart with pg_ctl for max_wal_senders" in restarted.output
     assert analytics.sql("SHOW max_wal_senders") == [("25",)]
     assert analytics.sql("SHOW work_mem") == [("4MB",)]
 

@@ -234,15 +234,40 @@ def first_copy(pair: Pair) -> Iterator[tuple[threading.Thread, list[dict[str, An
     run.join(60)
 
 
-def test_a_wait_outlives_a_crash_of_the_source(shop: Pair) -> None:
+@pytest.fixture
+def unhurried(shop: Pair) -> Iterator[Pair]:
+    """A replica that tries again as seldom as PostgreSQL does by default, and two tables to copy."""
+    shop.sql_source("INSERT INTO b SELECT g, repeat('b', 200) FROM generate_series(1, 500000) AS g")
+    shop.publish("a", "b")
+    shop.target.sql("ALTER SYSTEM SET wal_retrieve_retry_interval = '5s'")
+    shop.target.sql("SELECT pg_reload_conf()")
+    yield shop
+    shop.target.sql("ALTER SYSTEM RESET wal_retrieve_retry_interval")
+    shop.target.sql("SELECT pg_reload_conf()")
+
+
+@pytest.mark.slow
+def test_a_wait_outlives_a_crash_of_the_source(unhurried: Pair) -> None:
     """PostgreSQL tries again when the source is back, and so the wait goes on meanwhile."""
-    with first_copy(shop) as (run, results):
-        shop.source.cluster.kill()
-        run.join(5)
+    with first_copy(unhurried) as (run, results):
+        unhurried.source.cluster.kill()
+        run.join(35)
         assert run.is_alive() and not results
-        shop.source.cluster.start()
-    assert results[0]["changed"] and not results[0].get("failed")
-    shop.arrived("a", 0.1)
+        unhurried.source.cluster.start()
+    assert results[0]["changed"] and not results[0].get("failed"), results[0]
+    unhurried.arrived("a", 0.1)
+    unhurried.arrived("b", 0.1)
+
+
+@pytest.mark.slow
+def test_a_wait_outlives_the_loss_of_every_connection_at_once(unhurried: Pair) -> None:
+    with first_copy(unhurried) as (run, results):
+        assert len(unhurried.sql_source("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")) >= 2
+        run.join(2)
+        assert run.is_alive() and not results
+    assert results[0]["changed"] and not results[0].get("failed"), results[0]
+    unhurried.arrived("a", 0.1)
+    unhurried.arrived("b", 0.1)
 
 
 def test_a_rerun_goes_on_when_the_source_is_back(shop: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +275,7 @@ def test_a_rerun_goes_on_when_the_source_is_back(shop: Pair, monkeypatch: pytest
     with first_copy(shop) as (_, results):
         shop.source.cluster.kill()
     shop.source.cluster.start()
+    assert shop.name in shop.slots()
     assert "can't go on: Can't connect to database" in results[0]["msg"] and "a rerun goes on" in results[0]["msg"]
     shop.subscribe()
     shop.arrived("a", 0.1)

@@ -32,7 +32,7 @@ LOOKS_AT_ONCE = 50
 LOOKS = 10
 """Looks without a worker, about a second apart, until the reason is looked for."""
 FAILURES = 3
-"""Failed copies of which nothing more is known, until the wait gives up."""
+"""Looks that find failed copies of which nothing more is known, until the wait gives up."""
 SILENCE_SECONDS = 300
 """How long the source may be out of reach: PostgreSQL goes on by itself when it comes back."""
 STATISTICS_SINCE = 150000
@@ -222,36 +222,36 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
     :param endpoint: the source as the subscription reaches it, to ask the publisher why a copy fails
     :param seconds: how long to wait
     :raises DistributedError: with the publisher's own error when the copy can't go on; Unreachable when the publisher
-        has been out of reach for SILENCE_SECONDS, or turns us away; TimedOut
+        has been out of reach for SILENCE_SECONDS; TimedOut
     """
     end = time.monotonic() + seconds
     watch = _Watch(session, oid)
-    silent_since = None
+    silence: Unreachable | None = None
+    silent_since = 0.0
     pause = 0.1
     while True:
         states = subscribed(session, oid)
         unready = {key: state for key, state in states.items() if state != READY}
         if not unready:
             return
-        failures = watch.failures()
-        if failures or watch.idle or silent_since:
+        if watch.look(len(unready)) or silence:
             try:
-                _explain(session, endpoint, oid, name, unready, 0 if silent_since else failures)
-            except Unreachable as error:
-                silent_since = silent_since or time.monotonic()
-                if error.details["answered"] or time.monotonic() - silent_since > SILENCE_SECONDS:
-                    raise
-            else:
-                if silent_since:
+                _explain(session, endpoint, oid, name, unready, 0 if silence else watch.failures)
+                if silence:
+                    silence = None
                     watch.forgive()
-                silent_since = None
-            if watch.abandoned and not silent_since:
+            except Unreachable as error:
+                silent_since = silent_since if silence else time.monotonic()
+                silence = error
+            if watch.abandoned and not silence:
                 raise Refused(
                     "No worker has served subscription {0} for a while; the replica's log says why.".format(
                         quoted(name)
                     ),
                     tables=_as_result(unready),
                 )
+        if silence and time.monotonic() > min(end, silent_since + SILENCE_SECONDS):
+            raise silence
         if time.monotonic() > end:
             raise TimedOut(_progress(name, states, unready, seconds), tables=_as_result(states))
         time.sleep(pause)
@@ -264,37 +264,44 @@ class _Watch:
     def __init__(self, session: Session, oid: int) -> None:
         self._session = session
         self._oid = oid
-        self._pids: dict[int, set[int]] = {}
+        self._unready = 0
+        self.forgive()
+
+    def forgive(self) -> None:
+        """Count anew, because what failed so far failed for want of the source."""
+        self.failures = 0
+        """looks since the last progress that found a failure: what breaks every connection at once is one"""
+        self._pids: dict[int, int] = {}
         self._without_copier = self._without_worker = 0
         self._counted_before = self._counted()
 
-    def failures(self) -> int:
+    def look(self, unready: int) -> bool:
+        """Whether there is a reason to ask why it doesn't go on, while *unready* tables are left."""
+        if unready < self._unready:
+            self.failures = 0
+        self._unready = unready
         workers = self._session.rows(
             "SELECT coalesce(relid, 0) AS relid, pid FROM pg_stat_subscription WHERE subid = %s AND pid IS NOT NULL",
             [self._oid],
         )
         self._without_worker = 0 if workers else self._without_worker + 1
         self._without_copier = 0 if any(worker.relid for worker in workers) else self._without_copier + 1
-        for worker in workers:
-            self._pids.setdefault(worker.relid, set()).add(worker.pid)
-        if self._session.version >= STATISTICS_SINCE:
-            return self._counted() - self._counted_before
-        return max([len(pids) - 1 for pids in self._pids.values()] or [0])
-
-    def forgive(self) -> None:
-        """Count anew, because what failed so far failed for want of the source."""
-        self._counted_before = self._counted()
-        self._pids.clear()
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is time to ask why nothing has been copied for a while."""
-        return self._without_copier > 0 and self._without_copier % LOOKS == 0
+        failed = self._failed({worker.relid: worker.pid for worker in workers})
+        self.failures += failed
+        return failed or (self._without_copier > 0 and self._without_copier % LOOKS == 0)
 
     @property
     def abandoned(self) -> bool:
         """Whether not even changes have been applied for a while."""
         return self._without_worker >= 2 * LOOKS
+
+    def _failed(self, pids: dict[int, int]) -> bool:
+        """Whether a worker has failed since the last look."""
+        counted, self._counted_before = self._counted_before, self._counted()
+        known, self._pids = self._pids, {**self._pids, **pids}
+        if self._session.version >= STATISTICS_SINCE:
+            return self._counted_before > counted
+        return any(known.get(relid, pid) != pid for relid, pid in pids.items())
 
     def _counted(self) -> int:
         if self._session.version < STATISTICS_SINCE:

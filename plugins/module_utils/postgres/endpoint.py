@@ -17,8 +17,9 @@ except ImportError:  # task.py reports it
 
 _SSL_MODES = ["allow", "disable", "prefer", "require", "verify-ca", "verify-full"]
 
-_KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""A first copy only listens, and would listen for two hours more to a source whose network was cut."""
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""libpq's settings with which a silent server is given up after a minute. A first copy only listens, and by most systems'
+own settings it would listen for two hours more to a source whose network was cut."""
 
 SECRETS = ("password", "sslpassword")
 """libpq keywords whose values are never shown."""
@@ -85,7 +86,7 @@ class Endpoint:
                 "password": source["password"],
                 "passfile": source["passfile"],
                 "dbname": source["db"],
-                **_KEEPALIVES,
+                **KEEPALIVES,
                 **_tls_keywords(source, "source.connect_params"),
             },
             "source",

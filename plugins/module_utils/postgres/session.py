@@ -8,7 +8,7 @@ import re
 from typing import Any, Iterator, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused, Unreachable
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import KEEPALIVES, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     SECRET_MARK,
     Change,
@@ -182,7 +182,6 @@ class Session:
             return Unreachable(
                 "The connection to {0} was lost: {1}".format(self.endpoint, _sentence(message.splitlines()[0])),
                 option=self.endpoint.option,
-                answered=False,
             )
         if code == errorcodes.LOCK_NOT_AVAILABLE:
             message = "No lock within {0}{1}. Try again when that has ended.".format(
@@ -218,6 +217,7 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
     options = " ".join("-c {0}={1}".format(name, _escaped(value)) for name, value in settings.items())
     keywords: dict[str, Any] = {
         "connect_timeout": str(CONNECT_TIMEOUT_SECONDS),
+        **KEEPALIVES,
         **endpoint.keywords,
         "options": " ".join(filter(None, [endpoint.keywords.get("options"), options])),
     }
@@ -233,7 +233,6 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
                 endpoint, _sentence(_reason(str(error))), "login_*" if endpoint.option == "login" else endpoint.option
             ),
             option=endpoint.option,
-            answered="FATAL:" in str(error) and "the database system is" not in str(error),
         ) from None
 
 
