@@ -19,7 +19,7 @@ demo-clean: $(VENV)/.run ## Remove what the demo made
 	@$(BIN)/ansible-playbook playbooks/demo.yml -e pgml_demo_state=absent
 	@$(MAKE) --no-print-directory clean
 
-test: lint postgresql ## Run every check and test
+test: lint docs postgresql ## Run every check and test
 	@sh scripts/containers.sh || : # says why not, and the tests that need them are skipped
 	@$(BIN)/python -m pytest $(ON_TWO_CORES)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import zlib
 
 NAME = "postgresml.distributed"
 SITE = pathlib.Path(".cache/docs")
+HOME = pathlib.Path(".cache/home")
+"""where antsibull-docs leaves its log"""
 NEIGHBOUR = pathlib.Path(".ansible/collections/ansible_collections/community/postgresql/plugins/modules")
 ANSIBLE = "https://docs.ansible.com/projects/ansible/latest/"
 
@@ -35,6 +38,7 @@ collection_install = {{
 def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     (SITE / "rst").mkdir(parents=True)
+    HOME.mkdir(exist_ok=True)
     for directory in (SITE, SITE / "rst"):
         directory.chmod(0o700)  # antsibull-docs writes nowhere else
     rst = str(SITE / "rst")
@@ -60,7 +64,10 @@ def main() -> None:
 
 def _run(program: str, *arguments: str) -> None:
     """Run a program, which is heard of only when it fails."""
-    result = subprocess.run([program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {**os.environ, "HOME": str(HOME.absolute())}
+    result = subprocess.run(
+        [program, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if result.returncode != 0:
         sys.exit(result.stdout)
 
