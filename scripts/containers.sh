@@ -11,9 +11,6 @@ if ! sh "$engine" >/dev/null 2>&1; then
     command -v runc >/dev/null || set -- "$@" runc
 fi
 if grep -q ' cgroup2 ' /proc/mounts && [ $# -gt 0 ] && command -v apt-get >/dev/null; then
-    echo "Installing $* with apt-get"
-    sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    sh "$(dirname "$0")/apt.sh" "$@"
 fi
 sh "$engine" >/dev/null

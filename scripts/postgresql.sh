@@ -14,14 +14,11 @@ found() {
 found && exit 0
 sudo=$([ "$(id -u)" = 0 ] || echo sudo)
 if command -v apt-get >/dev/null; then
-    echo "Installing PostgreSQL with apt-get"
-    export DEBIAN_FRONTEND=noninteractive
-    $sudo apt-get update -qq
-    $sudo apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+    sh "$(dirname "$0")/apt.sh" postgresql-common
     # Debian's package would start a server of its own, which nobody asked for.
     $sudo mkdir -p /etc/postgresql-common/createcluster.d
     echo "create_main_cluster = false" | $sudo tee /etc/postgresql-common/createcluster.d/pgml.conf >/dev/null
-    $sudo apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+    sh "$(dirname "$0")/apt.sh" postgresql
     $sudo rm /etc/postgresql-common/createcluster.d/pgml.conf
 elif command -v dnf >/dev/null; then
     echo "Installing PostgreSQL with dnf"

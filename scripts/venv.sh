@@ -20,10 +20,7 @@ make_venv() {
     "$1" -m venv "$venv" >/dev/null 2>&1 && return
     rm -rf "$venv"
     if command -v apt-get >/dev/null; then
-        version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-        sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-        $sudo apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "python$version-venv" >/dev/null
+        sh scripts/apt.sh "python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
     fi
     "$1" -m venv "$venv"
 }

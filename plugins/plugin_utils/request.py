@@ -9,6 +9,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 
 STRATEGIES = ("logical",)
 _KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas"}
+_TABLE_KEYS = {"name", "columns", "where"}
 
 
 def object_name(distribution: str) -> str:
@@ -26,7 +27,9 @@ def slot_name(distribution: str, host: str) -> str:
 
 def problems(distributions: Any, hosts: Sequence[str]) -> list[str]:
     """Every mistake in *distributions*, which *hosts* are to receive, as a sentence each."""
-    if not isinstance(distributions, Sequence) or isinstance(distributions, str) or not distributions:
+    if not _is_list(distributions):
+        return ["pgml_distributions must be a list: begin each distribution with a dash."]
+    if not distributions:
         return ["pgml_distributions is empty: list at least one distribution with a name, a database and its tables."]
     found = [sentence for entry in distributions for sentence in _entry_problems(entry)]
     if found:
@@ -54,9 +57,19 @@ def _entry_problems(entry: Any) -> list[str]:
             )
         )
     for key in ("tables", "schemas"):
-        if key in entry and (not isinstance(entry[key], Sequence) or isinstance(entry[key], str)):
+        if key in entry and not _is_list(entry[key]):
             found.append("{0}: {1} must be a list.".format(label, key))
+    for table in entry["tables"] if _is_list(entry.get("tables")) else ():
+        unknown = sorted(set(table) - _TABLE_KEYS) if isinstance(table, Mapping) else []
+        if unknown:
+            words = "{0}: table {1} has unknown key {2}; known are {3}."
+            known = ", ".join(sorted(_TABLE_KEYS))
+            found.append(words.format(label, table.get("name", "without a name"), ", ".join(unknown), known))
     return found
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> Iterable[str]:

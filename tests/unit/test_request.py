@@ -18,12 +18,17 @@ def test_a_sound_request_has_no_problems():
     ("distributions", "words"),
     [
         ([], "pgml_distributions is empty"),
-        ("shop", "pgml_distributions is empty"),
+        ("shop", "pgml_distributions must be a list"),
+        (SHOP, "pgml_distributions must be a list"),
         ([{"database": "shop"}], "has no name"),
         ([{"name": "shop"}], '"shop" has no database'),
         ([{**SHOP, "tabels": []}], "unknown key tabels"),
         ([{**SHOP, "strategy": "dump"}], "strategy dump, which this version can't do: use logical"),
         ([{**SHOP, "tables": "users"}], "tables must be a list"),
+        (
+            [{**SHOP, "tables": [{"name": "users", "colums": ["id"]}]}],
+            "table users has unknown key colums; known are columns",
+        ),
         ([SHOP, SHOP], "listed more than once"),
         ([{**SHOP, "name": "x" * 59}], "has 64 bytes and PostgreSQL keeps 63"),
         ([{**SHOP, "name": "x" * 56}], "host replica-1 are too long"),
