@@ -227,11 +227,13 @@ def first_copy(pair: Pair) -> Iterator[tuple[threading.Thread, list[dict[str, An
     """A run that is in the middle of a first copy, and what it returns in the end."""
     results: list[dict[str, Any]] = []
     pair.sql_source("INSERT INTO a SELECT g, repeat('a', 200) FROM generate_series(101, 500000) AS g")
-    run = threading.Thread(target=lambda: results.append(pair.target.run("pgml_subscription", **pair.subscription())))
+    run = threading.Thread(
+        target=lambda: results.append(pair.target.run("pgml_subscription", **pair.subscription(wait_timeout=300)))
+    )
     run.start()
     wait_for(lambda: pair.sql_target("SELECT 1 FROM pg_subscription_rel WHERE srsubstate = 'd'"))
     yield run, results
-    run.join(60)
+    run.join(300)
 
 
 @pytest.fixture
