@@ -55,10 +55,7 @@ def refused(pair: Pair, **params: Any) -> str:
 
 def definitions(place: Place) -> str:
     """The database's definitions as pg_dump writes them, without what the module remembers there."""
-    server = place.cluster
-    return playbooks._client(
-        server, "pg_dump", "--schema-only", "--exclude-schema=pgml_distributed", dbname=place.database
-    )
+    return playbooks.schema_of(place.cluster, place.database, "--exclude-schema=pgml_distributed")
 
 
 def tables(place: Place) -> list[tuple[str, str]]:
@@ -182,8 +179,8 @@ class Process:
 
     def left_files(self) -> list[str]:
         """What is left in the temporary directory, without the one that Ansible has made for the task and removes itself."""
-        made = [path for path in self._directory.iterdir() if not path.name.startswith("pgml-")]
-        return [path.name for path in made]
+        left = sorted(path.name for path in self._directory.iterdir())
+        return left[1:] if left and left[0].startswith("pgml-") and self._process.returncode else left
 
     def processes(self) -> list[int]:
         """The processes of the module's session that live."""
