@@ -377,7 +377,7 @@ def test_a_reader_sees_all_old_or_all_new_rows(two: Pair) -> None:
     assert_equal(two)
     for reader in readers:
         assert reader.problems == []
-        assert [seen for seen in reader.seen] == [(v, v, 499 + v, v, v) for v in (1, 2, 3, 4)]
+        assert reader.seen == [(v, v, 499 + v, v, v) for v in (1, 2, 3, 4)]
 
 
 def test_a_snapshot_from_before_never_sees_tables_without_rows(two: Pair) -> None:
@@ -415,12 +415,12 @@ def test_a_view_shows_the_new_rows_and_privileges_stay(two: Pair) -> None:
         set_version(two, 2)
         assert copy(two)["changed"]
         assert definitions(two.target) == kept
-        with closing(two.target.cluster.connect(two.target.database, reader, "x")) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute('SELECT (SELECT max(v) FROM a), count(*), min(w) FROM "on A"')
-                assert cursor.fetchall() == [(2, 501, 2)]
-                cursor.execute("SELECT * FROM on_view")
-                assert cursor.fetchall() == [(501, 2)]
+        login = two.target.cluster.connect(two.target.database, reader, "x")
+        with closing(login) as connection, connection.cursor() as cursor:
+            cursor.execute('SELECT (SELECT max(v) FROM a), count(*), min(w) FROM "on A"')
+            assert cursor.fetchall() == [(2, 501, 2)]
+            cursor.execute("SELECT * FROM on_view")
+            assert cursor.fetchall() == [(501, 2)]
         assert not copy(two)["changed"]
     finally:
         two.sql_target(f"DROP OWNED BY {reader}, {owner} CASCADE; DROP ROLE {reader}, {owner}")
@@ -454,7 +454,8 @@ def test_the_owner_is_the_one_that_is_asked_for(zoo: Pair) -> None:
     try:
         copy(zoo, owner=owner)
         query = (
-            "SELECT DISTINCT relkind, pg_get_userbyid(relowner)::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace"
+            "SELECT DISTINCT relkind, pg_get_userbyid(relowner)::text FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = relnamespace"
             " WHERE relkind IN ('r', 'p', 'S') AND nspname !~ '^pg_|^information_schema$|^pgml_' ORDER BY 1"
         )
         assert zoo.sql_target(query) == [("S", owner), ("p", owner), ("r", owner)]

@@ -81,7 +81,7 @@ def rows(
         ]
     row = SQL("ROW({})").format(SQL(", ").join(SQL("t.{}").format(Identifier(name)) for name in columns))
     query = SQL("SELECT count(*), sum(hashtextextended({}::text, 0)) FROM ONLY {} AS t WHERE ")
-    return place.sql(query.format(row, Identifier(schema, table)) + SQL(where.replace("%", "%%")), [])[0]
+    return place.sql(query.format(row, Identifier(schema, table)) + SQL(where))[0]
 
 
 def contents(place: Place) -> dict[tuple[str, str], tuple[int, Any]]:
@@ -162,6 +162,10 @@ class Process:
     @property
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it ends; raises subprocess.TimeoutExpired."""
+        self._process.wait(seconds)
 
     def kill(self) -> None:
         """Kill the module's own process, and nobody else, without warning."""
