@@ -38,8 +38,7 @@ def zoo(pair: Pair) -> Pair:
 
 @pytest.fixture
 def shop(pair: Pair) -> Pair:
-    pair.source.cluster.psql(copies.SHOP, pair.source.database, scale=0.02)
-    pair.sql_source("DROP VIEW order_totals")
+    copies.load_shop(pair, 0.02)
     return pair
 
 

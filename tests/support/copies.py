@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +57,21 @@ def refused(pair: Pair, **params: Any) -> str:
 
 def definitions(place: Place) -> str:
     """The database's definitions as pg_dump writes them, without what the module remembers there."""
-    return playbooks.schema_of(place.cluster, place.database, "--exclude-schema=pgml_distributed")
+    text = playbooks.schema_of(place.cluster, place.database, "--exclude-schema=pgml_distributed")
+    return "\n".join(line for line in text.splitlines() if not line.startswith("-- Dumped from database version"))
+
+
+def newest_pg_dump() -> int:
+    """The newest major version of which the tests have pg_dump."""
+    paths = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/pg_dump")] + [shutil.which("pg_dump") or ""]
+    versions = [subprocess.check_output([path, "--version"], text=True) for path in paths if path]
+    return max(int(re.search(r"\) (\d+)", version)[1]) for version in versions)
+
+
+def load_shop(pair: Pair, scale: float) -> None:
+    """Fill the source with the sample shop, without its view, which does not travel."""
+    pair.source.cluster.psql(SHOP, pair.source.database, scale=scale)
+    pair.sql_source("DROP VIEW order_totals")
 
 
 def tables(place: Place) -> list[tuple[str, str]]:
