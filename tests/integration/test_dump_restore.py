@@ -321,7 +321,7 @@ class Reader(threading.Thread):
         self._place = place
         self._tables = first, second
         self._isolation = isolation
-        self._stop = threading.Event()
+        self._done = threading.Event()
         self.seen: list[Any] = []
         self.problems: list[str] = []
 
@@ -329,7 +329,7 @@ class Reader(threading.Thread):
         first, second = self._tables
         once = f"SELECT min(x.v), max(x.v), count(*), min(y.v), max(y.v) FROM {first} AS x FULL JOIN {second} AS y USING (id)"
         with closing(self._place.cluster.connect(self._place.database, autocommit=False)) as connection:
-            while not self._stop.is_set():
+            while not self._done.is_set():
                 try:
                     with connection.cursor() as cursor:
                         cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {self._isolation}")
@@ -351,7 +351,7 @@ class Reader(threading.Thread):
             self.seen.append(row)
 
     def stop(self) -> None:
-        self._stop.set()
+        self._done.set()
         self.join()
 
 
