@@ -278,6 +278,8 @@ ALTER TABLE zoo.indexed REPLICA IDENTITY USING INDEX indexed_identity;
 ALTER TABLE zoo.indexed CLUSTER ON indexed_cover;
 CREATE STATISTICS zoo.indexed_stats (ndistinct, dependencies) ON n, code FROM zoo.indexed;
 CREATE STATISTICS "Zoo's Ünder.World"."moods.seen" (mcv) ON n, mood FROM zoo.indexed;
+CREATE SCHEMA zoo_statistics; -- and nothing else in it
+CREATE STATISTICS zoo_statistics.alone ON id, n FROM zoo.indexed;
 ALTER STATISTICS zoo.indexed_stats SET STATISTICS 77;
 \if :pg14
 CREATE STATISTICS zoo.indexed_expression_stats ON (n + 1), (lower(code)) FROM zoo.indexed;
