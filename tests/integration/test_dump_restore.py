@@ -476,7 +476,8 @@ def test_a_view_shows_the_new_rows_and_privileges_stay(two: Pair) -> None:
         two.sql_target(
             f"""
             GRANT SELECT ON a TO {reader} WITH GRANT OPTION; GRANT UPDATE (v), REFERENCES ON b TO {reader};
-            ALTER TABLE b OWNER TO {owner}; GRANT INSERT ON b TO PUBLIC; GRANT USAGE ON b_n_seq TO {reader}; GRANT USAGE ON SCHEMA public TO {owner};
+            ALTER TABLE b OWNER TO {owner}; GRANT INSERT ON b TO PUBLIC; GRANT USAGE ON SEQUENCE b_n_seq TO {reader};
+            GRANT USAGE ON SCHEMA public TO {owner};
             CREATE VIEW "on A" WITH (security_barrier) AS SELECT a.id, a.v, b.v AS w FROM a JOIN b USING (id);
             CREATE VIEW checked AS SELECT id, v FROM a WHERE v > 0 WITH CASCADED CHECK OPTION;
             CREATE VIEW on_view AS SELECT count(*), max(w) FROM "on A";
