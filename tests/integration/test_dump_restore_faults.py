@@ -100,7 +100,7 @@ def assert_recovers(pair: Pair, **params: Any) -> None:
     quick(pair)
     assert copy(pair, **params)["changed"]
     assert differences(pair) == {}
-    assert copies.definitions(pair.target) == copies.definitions(pair.source)
+    assert copies.redefined(pair) == []
     assert not copy(pair, **params)["changed"]
 
 

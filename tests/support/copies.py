@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -55,10 +56,17 @@ def refused(pair: Pair, **params: Any) -> str:
     return message
 
 
-def definitions(place: Place) -> str:
-    """The database's definitions as pg_dump writes them, without what the module remembers there."""
-    text = playbooks.schema_of(place.cluster, place.database, "--exclude-schema=pgml_distributed")
-    return "\n".join(line for line in text.splitlines() if not line.startswith("-- Dumped from database version"))
+def definitions(place: Place, *arguments: str) -> list[str]:
+    """The lines in which pg_dump defines the database, without what the module remembers there."""
+    text = playbooks.schema_of(place.cluster, place.database, "--exclude-schema=pgml_distributed", *arguments)
+    return [line for line in text.splitlines() if line and not line.startswith("-- Dumped from database version")]
+
+
+def redefined(pair: Pair, *arguments: str) -> list[str]:
+    """The lines in which the copy's definitions differ."""
+    here, there = definitions(pair.source, *arguments), definitions(pair.target, *arguments)
+    assert len(here) > 20, "nothing is compared"
+    return list(difflib.unified_diff(here, there, "source", "target", lineterm=""))
 
 
 def newest_pg_dump() -> int:
