@@ -277,7 +277,7 @@ def _refuse_target(session: Session, params: Mapping[str, Any], wanted: Sequence
 def _copy(task: Task, source: Session, session: Session, request: Request, wanted: Sequence[Table]) -> None:
     params = task.params
     _make_ready(session)
-    moment = Snapshot(snapshot.reading_session(source.endpoint))
+    moment = Snapshot(snapshot.reading_session(source.endpoint, search_path="pg_catalog"))
     try:
         moment.hold([(table.oid, table.schema, table.name) for table in wanted])
         goods = shipment.read(
@@ -289,7 +289,7 @@ def _copy(task: Task, source: Session, session: Session, request: Request, wante
             _roles(session),
             request.not_moved,
         )
-        contents.refuse_bad_filters(moment.session, goods.contents)
+        contents.refuse_bad_filters(source, goods.contents)
         with _workspace() as directory:
             blueprint.dump(moment.session, moment.name, goods.origin, directory, task.run_command)
             _fill(
@@ -460,7 +460,7 @@ def _write_archive(task: Task, source: Session, request: Request, path: str) -> 
     fresh, old = path + ".new", path + ".old"
     for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
-    moment = Snapshot(snapshot.reading_session(source.endpoint))
+    moment = Snapshot(snapshot.reading_session(source.endpoint, search_path="pg_catalog"))
     try:
         moment.hold([(table.oid, table.schema, table.name) for table in request.wanted])
         goods = shipment.read(
@@ -472,7 +472,7 @@ def _write_archive(task: Task, source: Session, request: Request, path: str) -> 
             (),
             request.not_moved,
         )
-        contents.refuse_bad_filters(moment.session, goods.contents)
+        contents.refuse_bad_filters(source, goods.contents)
         os.makedirs(os.path.join(fresh, "rows"), mode=0o700)
         os.chmod(fresh, 0o700)
         blueprint.dump(moment.session, moment.name, goods.origin, fresh, task.run_command)
