@@ -165,7 +165,9 @@ PEERS = {
     "directory-z0": Peer(f"`pg_dump -Fd -j{JOBS} -Z0`, `pg_restore -j{JOBS}`", directory_uncompressed),
     "pgcopydb": Peer("`pgcopydb clone`", pgcopydb, "pgcopydb"),
     "pgcopydb-binary": Peer("`pgcopydb clone --use-copy-binary`", pgcopydb_binary, "pgcopydb"),
-    "pgcopydb-split": Peer("`pgcopydb clone --use-copy-binary --split-tables-larger-than=200MB`", pgcopydb_split, "pgcopydb"),
+    "pgcopydb-split": Peer(
+        "`pgcopydb clone --use-copy-binary --split-tables-larger-than=200MB`", pgcopydb_split, "pgcopydb"
+    ),
     "fdw": Peer("`postgres_fdw`, `INSERT ... SELECT`", postgres_fdw),
     "postgresql_db": Peer("`community.postgresql.postgresql_db`, dump and restore", postgresql_db),
 }
