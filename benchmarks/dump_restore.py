@@ -194,7 +194,7 @@ def setting_of(cluster: Cluster, names: list[str]) -> str:
 
 def in_container(arguments: argparse.Namespace) -> str:
     """Run this command in a container of a Debian that has a newer PostgreSQL and pgcopydb; returns what it prints."""
-    script = subprocess.run(["sh", RESOURCES / "engine.sh"], capture_output=True, text=True, check=True)
+    script = subprocess.run(["sh", RESOURCES / "engine.sh"], stdout=subprocess.PIPE, text=True, check=True)
     engine = script.stdout.splitlines()
     subprocess.run(["sh", RESOURCES / "image.sh", SUITE], stdout=sys.stderr, check=True)
     here = Path(__file__).parent

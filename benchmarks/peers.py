@@ -39,9 +39,9 @@ class Job:
             second = subprocess.run(
                 commands[1], cwd=self.directory, env=environment, stdin=first.stdout, **self._kept()
             )
+        self._check(second)
         if first.returncode != 0:
             raise RuntimeError(f"{commands[0][0]} failed ({first.returncode})")
-        self._check(second)
 
     def program(self, name: str, place: Place, *options: str) -> list[str]:
         """The command of a client program of PostgreSQL."""
