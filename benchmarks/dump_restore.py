@@ -96,24 +96,31 @@ def _proportional(pid: int) -> int:
 def contest(source: Place, target: Place, names: list[str], rounds: int) -> dict[str, Result]:
     """Let each contestant copy the source in each round, in an order that rotates."""
     results = {name: Result() for name in names}
+    run(names[0], source, target)  # so that the target has written its first files of WAL
     for number in range(rounds):
-        start = number % len(names)
-        for name in [*names[start:], *names[:start]]:
-            target.cluster.create_database(target.database)
-            for place in (source, target):
-                place.cluster.sql("CHECKPOINT")
-            time.sleep(2)
-            with tempfile.TemporaryDirectory(prefix="pgml-") as directory, Memory() as memory:
-                start_time = time.perf_counter()
-                PEERS[name].run(Job(source, target, Path(directory)))
-                seconds = time.perf_counter() - start_time
-            if lacking := dataset.differences(source, target):
-                raise RuntimeError(f"{PEERS[name].title} has not made a copy: {', '.join(lacking)} differ")
-            target.cluster.drop_database(target.database)
-            print(f"  {name}: {seconds:.1f} s", file=sys.stderr)
+        first = number % len(names)
+        for name in [*names[first:], *names[:first]]:
+            seconds, memory = run(name, source, target)
             results[name].seconds.append(seconds)
-            results[name].memory = max(results[name].memory, memory.peak)
+            results[name].memory = max(results[name].memory, memory)
+            print(f"  {name}: {seconds:.1f} s", file=sys.stderr)
     return results
+
+
+def run(name: str, source: Place, target: Place) -> tuple[float, int]:
+    """Let a contestant copy the source; returns the seconds and the bytes of memory that it took."""
+    target.cluster.create_database(target.database)
+    for place in (source, target):
+        place.cluster.sql("CHECKPOINT")
+    time.sleep(2)
+    with tempfile.TemporaryDirectory(prefix="pgml-") as directory, Memory() as memory:
+        start = time.perf_counter()
+        PEERS[name].run(Job(source, target, Path(directory)))
+        seconds = time.perf_counter() - start
+    if lacking := dataset.differences(source, target):
+        raise RuntimeError(f"{PEERS[name].title} has not made a copy: {', '.join(lacking)} differ")
+    target.cluster.drop_database(target.database)
+    return seconds, memory.peak
 
 
 @contextmanager
@@ -204,8 +211,8 @@ def in_container(arguments: argparse.Namespace) -> str:
     options = ["--rm", "--network=none", "--shm-size=1g", f"--volume={majors.REPOSITORY}:/repository:ro"]
     command = ["python3", "-m", "benchmarks.dump_restore", "--rounds", str(arguments.rounds)]
     command += ["--gigabytes", str(arguments.gigabytes), "--only", *(arguments.only or NEWEST)]
-    run = [*engine, "run", *options, "--workdir=/repository", IMAGE, *command]
-    return subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    container = [*engine, "run", *options, "--workdir=/repository", IMAGE, *command]
+    return subprocess.run(container, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def present(names: list[str]) -> list[str]:
