@@ -241,7 +241,7 @@ def main() -> None:
         name, text = "dump_restore_forky", in_container(arguments)
     else:
         programs = majors.installed()
-        major = arguments.major or max(programs)
+        major = arguments.major or max(programs, default=15)
         if major not in programs:
             parser.error(f"PostgreSQL {major} isn't installed")
         names = present(arguments.only or list(GROWING if arguments.growth else USUAL))
