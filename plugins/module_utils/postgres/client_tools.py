@@ -31,6 +31,7 @@ class Tools:
 
     def __init__(self, run_command: RunCommand) -> None:
         self._run_command = run_command
+        self._majors: dict[str, int] = {}
 
     def find(self, name: str, major: int) -> Program:
         """The oldest *name* on this host that is not older than *major*: pg_dump refuses newer servers."""
@@ -72,12 +73,14 @@ class Tools:
 
     def _major(self, path: str) -> int:
         """The major version a program says it has; 0 when it doesn't run."""
-        try:
-            _code, output, _errors = self._call([path, "--version"], None)
-        except OSError:
-            return 0
-        match = re.search(rb"\) (\d+)", output)
-        return int(match.group(1)) if match else 0
+        if path not in self._majors:
+            try:
+                _code, output, _errors = self._call([path, "--version"], None)
+            except OSError:
+                output = b""
+            match = re.search(rb"\) (\d+)", output)
+            self._majors[path] = int(match.group(1)) if match else 0
+        return self._majors[path]
 
     def _call(self, argv: Sequence[str], environment: dict[str, str] | None) -> tuple[int, bytes, bytes]:
         """Run a program with exactly these arguments."""
