@@ -26,12 +26,15 @@ class Program(NamedTuple):
     major: int
 
 
+_MAJORS: dict[str, int] = {}
+"""Major versions by path, asked once."""
+
+
 class Tools:
     """The client programs of this host. *run_command* is AnsibleModule's."""
 
     def __init__(self, run_command: RunCommand) -> None:
         self._run_command = run_command
-        self._majors: dict[str, int] = {}
 
     def find(self, name: str, major: int) -> Program:
         """The oldest *name* on this host that is not older than *major*: pg_dump refuses newer servers."""
@@ -73,14 +76,14 @@ class Tools:
 
     def _major(self, path: str) -> int:
         """The major version a program says it has; 0 when it doesn't run."""
-        if path not in self._majors:
+        if path not in _MAJORS:
             try:
                 _code, output, _errors = self._call([path, "--version"], None)
             except OSError:
                 output = b""
             match = re.search(rb"\) (\d+)", output)
-            self._majors[path] = int(match.group(1)) if match else 0
-        return self._majors[path]
+            _MAJORS[path] = int(match.group(1)) if match else 0
+        return _MAJORS[path]
 
     def _call(self, argv: Sequence[str], environment: dict[str, str] | None) -> tuple[int, bytes, bytes]:
         """Run a program with exactly these arguments."""

@@ -56,6 +56,8 @@ class Origin(NamedTuple):
     """entries that the target can't have"""
     drops: list[tuple[str, str, list[str]]]
     """(schema, table, columns that are not copied)"""
+    statistics: list[str]
+    """statements that make the tables' statistics objects"""
     no_privileges: bool
 
 
@@ -88,6 +90,7 @@ def read_origin(
     oids = [table.oid for table in tables]
     left_out: list[dict[str, str]] = []
     identities = []
+    statistics = []
     starts = [(_RELATION, oid) for oid in oids]
     for attachment in definitions.attachments(session, by_key):
         reason = schema.reason_to_leave_out(attachment, by_key)
@@ -102,6 +105,7 @@ def read_origin(
             identities.append(belonging.identity)
         else:
             starts.append(belonging.identity)
+            statistics += [belonging.statements] if belonging.statements else []
     needed = definitions.needed_objects(session, starts)
     starting = set(starts)
     comments = definitions.comments(session, list(needed))
@@ -125,6 +129,7 @@ def read_origin(
             for table in tables
             if table.columns is not None and table.top not in by_key
         ],
+        statistics,
         no_privileges,
     )
     return origin, left_out
@@ -140,6 +145,7 @@ def restored(facts: Mapping[str, Any]) -> Origin:
         [(item[0], item[1], item[2]) for item in facts["sequences"]],
         [(item[0], item[1]) for item in facts["left_out"]],
         [(item[0], item[1], item[2]) for item in facts["drops"]],
+        facts["statistics"],
         facts["no_privileges"],
     )
 
@@ -224,6 +230,9 @@ class Drafts:
                     raise Refused(
                         "The definition of {0} can't be brought to the target: {1}".format(_what(entry), error)
                     ) from None
+        if not any(entry.text.startswith("STATISTICS ") for entry in script.pieces):
+            for text in origin.statistics:
+                scratch.execute(text)
         for of_schema, table, columns in origin.drops:
             if columns:
                 drops = listed([compose("DROP COLUMN {name} CASCADE", name=identifier(name)) for name in columns])

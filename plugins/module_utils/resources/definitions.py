@@ -291,12 +291,15 @@ class Belonging(NamedTuple):
     """as in pg_dump's table of contents"""
     reason: str | None
     """why only the source can have it"""
+    statements: str | None
+    """that make a statistics object, which many versions of pg_dump leave out with --table"""
 
 
 def belongings(session: Session, oids: Sequence[int], roles: Iterable[str]) -> list[Belonging]:
     """What belongs to the tables *oids* and is neither index nor constraint, read in one query.
 
-    One that refers to another table or view, or to a role that is not among *roles*, would not work elsewhere.
+    One that refers to another table or view, or to a role that is not among *roles*, would not work elsewhere. The
+    session's search_path must be C(pg_catalog), for names in statements to be qualified.
     """
     return [
         Belonging(
@@ -308,6 +311,7 @@ def belongings(session: Session, oids: Sequence[int], roles: Iterable[str]) -> l
             else "it is for role {0}".format(row.roles)
             if row.roles
             else None,
+            row.statements,
         )
         for row in session.rows(_BELONGINGS, {"oids": list(oids), "roles": list(roles)})
     ]
@@ -322,6 +326,12 @@ _BELONGINGS = (
     " UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid, stxname FROM pg_statistic_ext"
     "  WHERE stxrelid = ANY(%(oids)s))"
     " SELECT o.classid, o.objid, o.name, n.nspname AS schema, c.relname AS table_name,"
+    "  (SELECT concat_ws('; ', pg_get_statisticsobjdef(s.oid),"
+    "   CASE WHEN s.stxstattarget >= 0 THEN format('ALTER STATISTICS %%I.%%I SET STATISTICS %%s',"
+    "    sn.nspname, s.stxname, s.stxstattarget) END,"
+    "   format('COMMENT ON STATISTICS %%I.%%I IS %%L', sn.nspname, s.stxname, obj_description(s.oid, 'pg_statistic_ext')))"
+    "   FROM pg_statistic_ext AS s JOIN pg_namespace AS sn ON sn.oid = s.stxnamespace"
+    "   WHERE o.classid = 'pg_statistic_ext'::regclass AND s.oid = o.objid) AS statements,"
     "  (SELECT string_agg(DISTINCT d.refobjid::regclass::text, ', ') FROM pg_depend AS d JOIN pg_class AS r ON r.oid = d.refobjid"
     "   WHERE d.classid = o.classid AND d.objid = o.objid AND d.refclassid = 'pg_class'::regclass"
     "   AND r.relkind <> 'S' AND r.oid >= 16384 AND r.oid <> ALL (%(oids)s)) AS relations,"
@@ -353,8 +363,9 @@ def comments(session: Session, identities: Sequence[tuple[int, int]]) -> dict[tu
         for row in session.rows(
             "SELECT d.classoid, d.objoid, string_agg(format('COMMENT ON %%s IS %%L', CASE"
             "  WHEN d.objsubid > 0 THEN 'COLUMN ' || i.identity"
-            "  WHEN i.type = 'domain constraint' THEN (SELECT format('CONSTRAINT %%I ON DOMAIN %%s', k.conname,"
-            "   format_type(k.contypid, NULL)) FROM pg_constraint AS k WHERE k.oid = d.objoid)"
+            "  WHEN i.type = 'domain constraint' THEN (SELECT format('CONSTRAINT %%I ON DOMAIN %%I.%%I', k.conname,"
+            "   n.nspname, t.typname) FROM pg_constraint AS k JOIN pg_type AS t ON t.oid = k.contypid"
+            "   JOIN pg_namespace AS n ON n.oid = t.typnamespace WHERE k.oid = d.objoid)"
             "  ELSE upper(i.type) || ' ' || i.identity END, d.description), '; ') AS statements"
             " FROM unnest(%s::oid[], %s::oid[]) AS o(classid, objid)"
             " JOIN pg_description AS d ON d.classoid = o.classid AND d.objoid = o.objid,"

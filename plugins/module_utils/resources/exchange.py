@@ -178,7 +178,7 @@ def exchange(
                 definition=raw(view.definition),
             )
         )
-    statements += [compose("DROP SCHEMA {name}", name=identifier(names.new(name))) for name in names.numbers]
+    statements += [compose("DROP SCHEMA {name}", name=identifier(names.new(name))) for name in names.numbers if keys]
     for statement in statements:
         session.execute(statement)
 

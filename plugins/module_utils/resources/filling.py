@@ -81,6 +81,7 @@ class Filling:
         self._wishes = wishes
         self._before = before
         self._names = Names(shipment.origin.schemas)
+        self._partitioned = {table.key for table in shipment.tables if table.kind == "p"}
         self._labels = {table.key: table.label for table in shipment.tables}
         self._columns = {item.table.key: item.columns for item in shipment.contents}
         staged = set(shipment.keys) - set(wishes.emptied)
@@ -175,8 +176,11 @@ class Filling:
         """Empty the tables that stay, and fill them without firing triggers or checking the foreign keys row by row."""
         session.execute("SET LOCAL session_replication_role = replica")
         session.execute(self._shipment_encoding())
-        names = listed([compose("ONLY {name}", name=identifier(*key)) for key in self._wishes.emptied])
-        session.execute(compose("TRUNCATE {names}", names=names))
+        names = [
+            compose("{name}" if key in self._partitioned else "ONLY {name}", name=identifier(*key))
+            for key in self._wishes.emptied
+        ]
+        session.execute(compose("TRUNCATE {names}", names=listed(names)))
         lane = Lane(source)
         try:
             for item in inside:
