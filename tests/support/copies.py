@@ -62,11 +62,16 @@ def definitions(place: Place, *arguments: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("-- Dumped from database version")]
 
 
-def redefined(pair: Pair, *arguments: str) -> list[str]:
+def redefined(pair: Pair, *arguments: str) -> str:
     """The lines in which the copy's definitions differ."""
     here, there = definitions(pair.source, *arguments), definitions(pair.target, *arguments)
     assert len(here) > 20, "nothing is compared"
-    return list(difflib.unified_diff(here, there, "source", "target", lineterm=""))
+    return changed_lines(here, there)
+
+
+def changed_lines(before: list[str], after: list[str]) -> str:
+    """The lines in which two texts differ."""
+    return "\n".join(difflib.unified_diff(before, after, n=0, lineterm=""))
 
 
 def newest_pg_dump() -> int:
@@ -193,7 +198,7 @@ class Process:
 
     def kill(self) -> None:
         """Kill the module's own process, and nobody else, without warning."""
-        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.send_signal(signal.SIGKILL)  # nobody, when it has ended
         # Not communicate(): programs that it has started may live on and hold the pipes open.
         self._process.wait(10)
 
