@@ -29,7 +29,7 @@ class Seen:
         self.watch = Watch(directory / "ansible")
 
 
-def task(source: Cluster, target: Cluster, **params: Any) -> dict[str, Any]:
+def task(source: Cluster, target: Cluster, /, **params: Any) -> dict[str, Any]:
     origin = {**source.source("shop"), "password": Unsafe(source.password)}
     module = {"source": origin, "all_tables": True, **target.login("ml"), "login_password": Unsafe(target.password)}
     return {"name": "Copy", "postgresml.distributed.pgml_dump_restore": {**module, **params}}
