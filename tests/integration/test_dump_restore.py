@@ -253,9 +253,11 @@ def not_read(source: Place) -> Iterator[None]:
     assert "COPY " not in source.cluster.log()[seen:]
 
 
+@pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("way", ["stream", "archive"])
-def test_the_second_run_reads_no_row(two: Pair, way: str, tmp_path: Path) -> None:
-    params = params_of(way, tmp_path)
+def test_the_second_run_reads_no_row(two: Pair, way: str, filtered: bool, tmp_path: Path) -> None:
+    tables = {"tables": ["a", {"name": "b", "where": "v > 0", "columns": ["id", "v"]}]} if filtered else {}
+    params = {**params_of(way, tmp_path), **tables}
     first = copy(two, **params)
     assert first["rows"] == 1000
     with not_read(two.source):

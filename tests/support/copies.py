@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Identifier
 
-from tests.support import majors, playbooks
+from tests.support import majors
 from tests.support.cluster import Cluster
 from tests.support.pair import Pair, Place, wait_for
 
@@ -58,8 +59,22 @@ def refused(pair: Pair, **params: Any) -> str:
 
 def definitions(place: Place, *arguments: str) -> list[str]:
     """The lines in which pg_dump defines the database, without what the module remembers there."""
-    text = playbooks.schema_of(place.cluster, place.database, "--exclude-schema=pgml_distributed", *arguments)
-    return [line for line in text.splitlines() if line and not line.startswith("-- Dumped from database version")]
+    server = place.cluster
+    where = ["-h", server.host, "-p", str(server.port), "-U", server.user, "-d", place.database]
+    command = [newest_pg_dump()[1], "--schema-only", "--exclude-schema=pgml_distributed", *where, *arguments]
+    environment = {**os.environ, "PGPASSWORD": server.password, "PGCLIENTENCODING": "UTF8"}
+    text = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+    # Newer clients frame their output with a key of their own choice.
+    varying = ("-- Dumped from database version", "\\restrict ", "\\unrestrict ")
+    return [line for line in text.splitlines() if line and not line.startswith(varying)]
+
+
+@functools.cache
+def newest_pg_dump() -> tuple[int, str]:
+    """The newest pg_dump that the tests have, after its major version."""
+    paths = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/pg_dump")] + [shutil.which("pg_dump") or ""]
+    versions = {path: subprocess.check_output([path, "--version"], text=True) for path in paths if path}
+    return max((int(re.search(r"\) (\d+)", version)[1]), path) for path, version in versions.items())
 
 
 def redefined(pair: Pair, *arguments: str) -> str:
@@ -72,13 +87,6 @@ def redefined(pair: Pair, *arguments: str) -> str:
 def changed_lines(before: list[str], after: list[str]) -> str:
     """The lines in which two texts differ."""
     return "\n".join(difflib.unified_diff(before, after, n=0, lineterm=""))
-
-
-def newest_pg_dump() -> int:
-    """The newest major version of which the tests have pg_dump."""
-    paths = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/pg_dump")] + [shutil.which("pg_dump") or ""]
-    versions = [subprocess.check_output([path, "--version"], text=True) for path in paths if path]
-    return max(int(re.search(r"\) (\d+)", version)[1]) for version in versions)
 
 
 def load_shop(pair: Pair, scale: float) -> None:

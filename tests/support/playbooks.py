@@ -256,9 +256,9 @@ def count(server: Cluster, dbname: str, table: str) -> int:
     return int(server.sql(f"SELECT count(*) FROM {table}", dbname=dbname)[0][0])
 
 
-def schema_of(server: Cluster, dbname: str, *arguments: str) -> str:
+def schema_of(server: Cluster, dbname: str) -> str:
     """pg_dump --schema-only of a database."""
-    return _client(server, "pg_dump", "--schema-only", *arguments, dbname=dbname)
+    return _client(server, "pg_dump", "--schema-only", dbname=dbname)
 
 
 def snapshot(server: Cluster) -> dict[str, Any]:
