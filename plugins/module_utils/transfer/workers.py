@@ -186,31 +186,34 @@ class Workers:
         queue = _Queue(jobs)
         busy: dict[Any, Job] = {}
         idle = list(self._connections)
+        _hand_out(queue, idle, busy)
+        meanwhile()
         reading = True
-        begun = False
-        while queue or busy:
-            while idle:
-                job = queue.next(busy.values())
-                if job is None:
-                    break
-                connection = idle.pop(0)
-                _send(connection, (job.move, job.statements))
-                busy[connection] = job
-            if not begun:
-                begun = True
-                meanwhile()
+        while True:
+            if reading and not queue.moves and not any(job.move for job in busy.values()):
+                reading = False
+                for connection in self._connections:
+                    _send(connection, None)
+                moved()
+            if not busy:
+                return
             ready: list[Any] = multiprocessing.connection.wait(list(busy))
             for connection in ready:
                 job = busy.pop(connection)
-                queue.add(done(job, _result(connection)))
                 idle.append(connection)
-            if reading and not queue.moves and not any(job.move for job in busy.values()):
-                reading = False
-                for connection in idle:
-                    _send(connection, None)
-                for connection in busy:
-                    _send(connection, None)
-                moved()
+                queue.add(done(job, _result(connection)))
+            _hand_out(queue, idle, busy)
+
+
+def _hand_out(queue: _Queue, idle: list[Any], busy: dict[Any, Job]) -> None:
+    """Give jobs to the connections that are idle, as long as there are jobs that can run beside the others."""
+    while idle:
+        job = queue.next(busy.values())
+        if job is None:
+            return
+        connection = idle.pop(0)
+        _send(connection, (job.move, job.statements))
+        busy[connection] = job
 
 
 def _send(connection: Any, message: Any) -> None:
@@ -242,9 +245,6 @@ class _Queue:
         self.moves: collections.deque[Job] = collections.deque()
         self._others: list[Job] = []
         self.add(jobs)
-
-    def __bool__(self) -> bool:
-        return bool(self.moves or self._others)
 
     def add(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
