@@ -70,12 +70,10 @@ def set_version(pair: Pair, version: int) -> None:
 
 
 WAYS: dict[str, dict[str, Any]] = {
-    "stream": {},
-    "one job": {"jobs": 1},
+    "stream": {"jobs": 1},
     "four jobs": {"jobs": 4},
     "text": {"format": "text"},
-    "archive": {"method": "archive"},
-    "archive in text": {"method": "archive", "format": "text", "compress": 0, "jobs": 3},
+    "archive": {"method": "archive", "jobs": 3},
 }
 
 
@@ -284,10 +282,9 @@ def test_a_change_is_noticed(two: Pair) -> None:
         "ALTER TABLE b RENAME more TO less",
     ):
         two.sql_source(change)
-        wait_for(lambda: two.target.ok(MODULE, check=True, **options(two))["changed"], 10, f"{change} to be noticed")
-        assert copy(two)["changed"], change
+        wait_for(lambda: copy(two)["changed"], 10, f"{change} to be noticed")
         assert_equal(two)
-        assert not copy(two)["changed"], change
+    assert not copy(two)["changed"]
 
 
 @pytest.mark.parametrize(
@@ -308,8 +305,7 @@ def test_a_change_of_the_definitions_alone_is_noticed(two: Pair, change: str) ->
     two.sql_source("CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE b ADD n serial, ADD m mood")
     copy(two)
     two.sql_source(change)
-    assert copy(two)["changed"]
-    assert_equal(two)
+    assert two.target.ok(MODULE, check=True, **options(two))["changed"]
 
 
 def test_vacuum_is_no_change(two: Pair) -> None:
