@@ -27,7 +27,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     listed,
     quoted,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import definitions, schema
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import definitions, exchange, schema
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import staging
@@ -58,6 +58,8 @@ class Origin(NamedTuple):
     """(schema, table, columns that are not copied)"""
     statistics: list[str]
     """statements that make the tables' statistics objects"""
+    attached: list[tuple[str, str, list[str]]]
+    """(schema, table, what it consists of in words), see exchange.attached()"""
     no_privileges: bool
 
 
@@ -130,6 +132,7 @@ def read_origin(
             if table.columns is not None and table.top not in by_key
         ],
         statistics,
+        [(key[0], key[1], list(words)) for key, words in exchange.attached(session, list(by_key)).items()],
         no_privileges,
     )
     return origin, left_out
@@ -146,6 +149,7 @@ def restored(facts: Mapping[str, Any]) -> Origin:
         [(item[0], item[1]) for item in facts["left_out"]],
         [(item[0], item[1], item[2]) for item in facts["drops"]],
         facts["statistics"],
+        [(item[0], item[1], item[2]) for item in facts["attached"]],
         facts["no_privileges"],
     )
 
@@ -198,14 +202,19 @@ class Drafts:
         if sequences:
             archive = self._archive(TABLES_FILE)
             scripts.append(archive.script(picked(archive.entries(), sequences, ()), session.version).whole)
-        scripts += [comments for _catalog, _oid, _words, comments in lacking]
+        standing = {item[2] for item in origin.sequences}
+        scripts += [
+            item[3]
+            for item in lacking
+            if item[0] != _RELATION or item[1] in standing or item[2].startswith("composite type ")
+        ]
         schema.run(session, scripts)
         return [words for _catalog, _oid, words, _comments in lacking]
 
     def rehearse(self, target: Session, names: Names) -> Blueprint:
         """The Blueprint, made in a scratch database on the target's server. The caller drops it, which takes a checkpoint
         and therefore a while."""
-        endpoint = staging.create_scratch(target, target.endpoint)
+        endpoint = staging.create_scratch(target)
         with Session(endpoint, synchronous_commit="off", lock_timeout="0") as scratch:
             scratch.without_timeouts()
             self._restore(scratch)

@@ -10,8 +10,10 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
     enumerate_names,
+    identifier,
     literal,
     quoted,
+    union_all,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import snapshot
@@ -23,6 +25,7 @@ _TEXT_ONLY = (
     "regnamespace", "regoper", "regoperator", "regproc", "regprocedure", "regrole", "regtype", "xml",
 )  # fmt: skip
 """Built-in types whose binary form has object numbers of one database, or none at all, or (xml) an encoding of its own."""
+_SEQUENCES_AT_ONCE = 200
 _EXTENSION_TYPES = ("citext", "hstore", "vector", "halfvec", "sparsevec")
 """Types of extensions whose binary form is the same everywhere."""
 
@@ -47,8 +50,6 @@ class SequenceValue(NamedTuple):
 
     schema: str
     name: str
-    owned: bool
-    """by a column of one of the tables"""
     value: int | None
     """None when the source's role may not read it"""
     called: bool
@@ -153,36 +154,52 @@ def refuse_bad_filters(session: Session, contents: Sequence[Contents]) -> None:
 
 def sequence_values(session: Session, oids: Sequence[int], others: Collection[tuple[str, str]]) -> list[SequenceValue]:
     """Where the sequences stand that columns of the tables *oids* own, and the *others* (schema, name)."""
+    rows = session.rows(
+        "SELECT n.nspname AS schema, c.relname AS name, on_.nspname AS owner_schema, oc.relname AS owner_table,"
+        " a.attname AS owner_column, has_sequence_privilege(c.oid, 'SELECT') AS readable"
+        " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')"
+        "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
+        " LEFT JOIN pg_class AS oc ON oc.oid = d.refobjid LEFT JOIN pg_namespace AS on_ ON on_.oid = oc.relnamespace"
+        " LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
+        " WHERE c.relkind = 'S' AND (d.objid IS NOT NULL"
+        "  OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[])))"
+        " ORDER BY 1, 2",
+        {
+            "oids": list(oids),
+            "schemas": [schema for schema, _name in others],
+            "names": [name for _schema, name in others],
+        },
+    )
+    values = _last_values(session, [(row.schema, row.name) for row in rows if row.readable])
     return [
         SequenceValue(
             row.schema,
             row.name,
-            row.owner_table is not None,
-            row.start_value if row.value is None and row.readable else row.value,
-            row.value is not None,
+            values.get((row.schema, row.name), (None, False))[0],
+            values.get((row.schema, row.name), (None, False))[1],
             (row.owner_schema, row.owner_table, row.owner_column) if row.owner_table else None,
         )
-        for row in session.rows(
-            "SELECT n.nspname AS schema, c.relname AS name, on_.nspname AS owner_schema, oc.relname AS owner_table,"
-            " a.attname AS owner_column, q.seqstart AS start_value, p.readable,"
-            " CASE WHEN p.readable THEN pg_sequence_last_value(c.oid) END AS value"
-            " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_sequence AS q ON q.seqrelid = c.oid"
-            " CROSS JOIN LATERAL (SELECT has_sequence_privilege(c.oid, 'SELECT')"
-            "  OR has_sequence_privilege(c.oid, 'USAGE') AS readable) AS p"
-            " LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')"
-            "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
-            " LEFT JOIN pg_class AS oc ON oc.oid = d.refobjid LEFT JOIN pg_namespace AS on_ ON on_.oid = oc.relnamespace"
-            " LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
-            " WHERE c.relkind = 'S' AND (d.objid IS NOT NULL"
-            "  OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[])))"
-            " ORDER BY 1, 2",
-            {
-                "oids": list(oids),
-                "schemas": [schema for schema, _name in others],
-                "names": [name for _schema, name in others],
-            },
-        )
+        for row in rows
     ]
+
+
+def _last_values(session: Session, sequences: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, bool]]:
+    """(last_value, is_called) of *sequences*, some hundreds in a query: each is a relation of its own."""
+    values = {}
+    for start in range(0, len(sequences), _SEQUENCES_AT_ONCE):
+        some = sequences[start : start + _SEQUENCES_AT_ONCE]
+        queries = [
+            compose(
+                "SELECT {number} AS number, last_value, is_called FROM {sequence}",
+                number=literal(number),
+                sequence=identifier(*key),
+            )
+            for number, key in enumerate(some)
+        ]
+        for row in session.rows(union_all(queries)):
+            values[some[row.number]] = (row.last_value, row.is_called)
+    return values
 
 
 def fingerprints(session: Session, tables: Sequence[Table]) -> dict[tuple[str, str], str]:
@@ -212,12 +229,24 @@ _FINGERPRINTS = (
     "  pg_postmaster_start_time(), c.oid, c.xmin, pg_relation_filenode(c.oid), pg_relation_size(c.oid), asked.words,"
     "  s.n_tup_ins, s.n_tup_upd, s.n_tup_del,"
     "  (SELECT string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid),"
-    "  (SELECT string_agg(i.indexrelid || ':' || i.xmin, ',' ORDER BY i.indexrelid) FROM pg_index AS i WHERE i.indrelid = c.oid),"
+    "  (SELECT string_agg(concat(i.indexrelid, ':', i.xmin, ':', x.xmin), ',' ORDER BY i.indexrelid)"
+    "   FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid),"
     "  (SELECT string_agg(k.oid || ':' || k.xmin, ',' ORDER BY k.oid) FROM pg_constraint AS k WHERE k.conrelid = c.oid),"
     "  (SELECT string_agg(t.oid || ':' || t.xmin, ',' ORDER BY t.oid) FROM pg_trigger AS t WHERE t.tgrelid = c.oid),"
     "  (SELECT string_agg(p.oid || ':' || p.xmin, ',' ORDER BY p.oid) FROM pg_policy AS p WHERE p.polrelid = c.oid),"
-    "  (SELECT string_agg(d.objsubid || ':' || d.xmin, ',' ORDER BY d.objsubid) FROM pg_description AS d"
-    "   WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid)"
+    "  (SELECT string_agg(x.oid || ':' || x.xmin, ',' ORDER BY x.oid) FROM pg_statistic_ext AS x WHERE x.stxrelid = c.oid),"
+    "  (SELECT string_agg(concat(q.seqrelid, ':', q.xmin), ',' ORDER BY q.seqrelid) FROM pg_depend AS d"
+    "   JOIN pg_sequence AS q ON q.seqrelid = d.objid WHERE d.classid = 'pg_class'::regclass"
+    "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid),"
+    "  (SELECT string_agg(e.oid || ':' || e.xmin, ',' ORDER BY e.oid) FROM pg_attribute AS a"
+    "   JOIN pg_type AS t ON t.oid = a.atttypid JOIN pg_enum AS e ON e.enumtypid IN (t.oid, t.typelem, t.typbasetype) WHERE a.attrelid = c.oid),"
+    "  (SELECT string_agg(concat(d.objoid, ':', d.objsubid, ':', d.xmin), ',' ORDER BY d.objoid, d.objsubid)"
+    "   FROM pg_description AS d WHERE (d.classoid, d.objoid) IN (SELECT 'pg_class'::regclass, c.oid"
+    "    UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = c.oid"
+    "    UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint AS k WHERE k.conrelid = c.oid"
+    "    UNION ALL SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t WHERE t.tgrelid = c.oid"
+    "    UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p WHERE p.polrelid = c.oid"
+    "    UNION ALL SELECT 'pg_statistic_ext'::regclass, x.oid FROM pg_statistic_ext AS x WHERE x.stxrelid = c.oid))"
     " )) AS fingerprint"
     " FROM unnest(%(order)s::oid[], %(asked)s::text[]) AS asked(oid, words) JOIN pg_class AS c ON c.oid = asked.oid"
     " LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid"

@@ -189,6 +189,9 @@ _NEEDED = (
     "  UNION ALL SELECT 'pg_class'::regclass, q.oid FROM pg_depend AS d JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S'"
     "   WHERE n.classid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
     "   AND d.refobjid = n.objid AND d.deptype IN ('a', 'i')"
+    "  UNION ALL SELECT d.refclassid, d.refobjid FROM pg_constraint AS k JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass"
+    "   AND d.objid = k.conindid AND d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass)"
+    "   WHERE n.classid = 'pg_constraint'::regclass AND k.oid = n.objid AND k.contype IN ('p', 'u', 'x')"
     "  UNION ALL SELECT 'pg_class'::regclass, y.typrelid FROM pg_type AS y JOIN pg_class AS c ON c.oid = y.typrelid"
     "   WHERE n.classid = 'pg_type'::regclass AND y.oid = n.objid AND c.relkind = 'c'"
     " ) AS hop(classid, objid) WHERE hop.objid >= 16384)"
@@ -370,7 +373,8 @@ def comments(session: Session, identities: Sequence[tuple[int, int]]) -> dict[tu
             " FROM unnest(%s::oid[], %s::oid[]) AS o(classid, objid)"
             " JOIN pg_description AS d ON d.classoid = o.classid AND d.objoid = o.objid,"
             " LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i"
-            " WHERE i.type <> 'table column' OR EXISTS (SELECT FROM pg_class WHERE oid = d.objoid AND relkind = 'c')"
+            " WHERE i.type <> 'table constraint'"
+            " AND (i.type <> 'table column' OR EXISTS (SELECT FROM pg_class WHERE oid = d.objoid AND relkind = 'c'))"
             " GROUP BY 1, 2",
             [[identity[0] for identity in identities], [identity[1] for identity in identities]],
         )

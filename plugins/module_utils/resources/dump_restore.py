@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
@@ -121,6 +122,8 @@ def _refuse_options(params: Mapping[str, Any]) -> None:
         raise Refused("compress is {0}: gzip's levels are 0 to 9.".format(params["compress"]))
     if params["method"] == "archive" and not params["archive"] and params["state"] == "present":
         raise Refused("archive is needed with method=archive: the directory of the archive.")
+    if params["archive"] and not os.path.isabs(params["archive"]):
+        raise Refused("archive is {0}: write its whole path, from / on.".format(params["archive"]))
     if not params["archive_state"]:
         raise Refused("archive_state is empty: it needs dumped, restored, or both.")
     reads_source = params["method"] == "stream" or "dumped" in params["archive_state"]
@@ -177,15 +180,18 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
 def _read_request(source: Session, params: Mapping[str, Any]) -> Request:
     """The tables that the options name, checked as far as the source alone can tell."""
     wanted = schema.requested(source, params)
-    excluded = set(tables.parse_names(source, params["exclude_tables"]))
-    unknown = excluded - {table.key for table in wanted}
+    named = set(tables.parse_names(source, params["exclude_tables"]))
+    unknown = named - {table.key for table in wanted}
     if unknown:
         raise Refused(
             "exclude_tables: {0} is not among the tables that are asked for.".format(
                 enumerate_names(quoted(*key) for key in unknown)
             )
         )
-    wanted = [table for table in wanted if table.key not in excluded and table.top not in excluded]
+    excluded = tables.with_partitions(source, [table for table in wanted if table.key in named])
+    wanted = [table for table in wanted if table.oid not in {table.oid for table in excluded}]
+    if not wanted:
+        raise Refused("Nothing is left to copy{0}.".format(": exclude_tables names all of it" if named else ""))
     contents.refuse_unreadable(source, wanted)
     fingerprints = contents.fingerprints(source, wanted)
     schemas = None if params["all_tables"] else params["schemas"]
@@ -212,10 +218,24 @@ def _judge(
     changed = [key for key in keys if key not in copies or copies[key].fingerprint != fingerprints.get(key)]
     if changed:
         return Verdict(keys, "changed on the source: {0}".format(enumerate_names(quoted(*key) for key in changed)))
-    moving = [table.label for table in wanted if table.where is not None and not _stands_still(session, table)]
+    moving = _moving(session, wanted)
     if moving:
         return Verdict(keys, "the filter of {0} selects other rows at another time".format(enumerate_names(moving)))
     return Verdict([], "unchanged on the source since the last copy")
+
+
+def _moving(session: Session | None, wanted: Sequence[Table]) -> list[str]:
+    """The tables whose filters may select other rows at another time, although no row has changed."""
+    return [
+        table.label
+        for table in wanted
+        if table.where is not None
+        and (session is None or _TIMES.search(table.where) or not _stands_still(session, table))
+    ]
+
+
+_TIMES = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+"""Strings that are dates of the moment they are read in."""
 
 
 def _stands_still(session: Session, table: Table) -> bool:
@@ -269,6 +289,16 @@ def _report(
 def _refuse_target(session: Session, params: Mapping[str, Any], wanted: Sequence[Table]) -> None:
     """Refuse, before anything is made, what the target would refuse in the end."""
     there = definitions.read(session, [table.key for table in wanted])
+    others = [quoted(*key) for key, found in there.items() if found.kind not in ("r", "p")]
+    if others:
+        raise Refused(
+            "On the target {0} {1}: drop or rename {2} there.".format(
+                enumerate_names(others),
+                "is something else than a table" if len(others) == 1 else "are something else than tables",
+                "it" if len(others) == 1 else "them",
+            )
+        )
+    staging.refuse_without_createdb(session)
     if there and params["replace"] == "fail":
         raise Refused(
             "{0} {1} there on the target already, and replace is fail.".format(
@@ -385,7 +415,12 @@ def _fill(
     emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []
     replaced = [] if emptied else [key for key in goods.keys if key in there]
     wishes = Wishes(params["owner"], params["no_privileges"], _jobs(params), emptied, replaced)
-    run = Filling(session, goods, drafts, wishes, exchange.attached(session, replaced))
+    exchange.refuse_losses(
+        exchange.attached(session, replaced),
+        {(item[0], item[1]): item[2] for item in goods.origin.attached},
+        {key: copy.attached for key, copy in ledger.read(session, replaced).items()},
+    )
+    run = Filling(session, goods, drafts, wishes)
     try:
         run.fill(source, cargo, moved)
     except BaseException:
@@ -433,7 +468,10 @@ def _dump(task: Task) -> None:
         return
     with source:
         request = _read_request(source, params)
-        reason = _reason_to_dump(path, params["refresh"], request)
+        with contextlib.ExitStack() as stack:
+            target = task.session_or_none() if "restored" in params["archive_state"] else None
+            session = stack.enter_context(target) if target else None
+            reason = _reason_to_dump(path, params["refresh"], request, session)
         task.result.update(reason=reason or "unchanged on the source since the dump", not_moved=request.not_moved)
         if reason is None:
             return
@@ -445,7 +483,7 @@ def _dump(task: Task) -> None:
         _write_archive(task, source, request, path)
 
 
-def _reason_to_dump(path: str, refresh: str, request: Request) -> str | None:
+def _reason_to_dump(path: str, refresh: str, request: Request, session: Session | None) -> str | None:
     if refresh == "always":
         return "refresh is always"
     if not os.path.exists(os.path.join(path, shipment.MANIFEST)):
@@ -458,8 +496,9 @@ def _reason_to_dump(path: str, refresh: str, request: Request) -> str | None:
         return str(error)
     if goods.fingerprints != request.fingerprints:
         return "changed on the source"
-    if any(table.where is not None for table in request.wanted):
-        return "filters may select other rows at another time"
+    moving = _moving(session, request.wanted)
+    if moving:
+        return "the filter of {0} may select other rows at another time".format(enumerate_names(moving))
     return None
 
 
@@ -481,6 +520,11 @@ def _write_archive(task: Task, source: Session, request: Request, path: str) -> 
     fresh, old = path + ".new", path + ".old"
     for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
+    try:
+        os.makedirs(os.path.join(fresh, "rows"), mode=0o700)
+        os.chmod(fresh, 0o700)
+    except OSError as error:
+        raise Refused("The archive can't be written: {0}: {1}.".format(fresh, error.strerror)) from None
     moment = Snapshot(snapshot.reading_session(source.endpoint, search_path="pg_catalog"))
     try:
         moment.hold([(table.oid, table.schema, table.name) for table in request.wanted])
@@ -494,8 +538,6 @@ def _write_archive(task: Task, source: Session, request: Request, path: str) -> 
             request.not_moved,
         )
         contents.refuse_bad_filters(source, goods.contents)
-        os.makedirs(os.path.join(fresh, "rows"), mode=0o700)
-        os.chmod(fresh, 0o700)
         blueprint.dump(moment.session, moment.name, goods.origin, fresh, task.run_command)
         files = _write_rows(source, goods, moment, params, fresh)
     except BaseException:
@@ -545,6 +587,7 @@ def _restore(task: Task) -> None:
         goods, files = shipment.load(path)
         if session:
             shipment.refuse_newer(goods, session)
+            _refuse_others(session, params, goods)
         verdict = _judge_archive(session, params, goods)
         _report(task, session, goods.tables, verdict, goods.not_moved)
         if not verdict.keys:
@@ -564,6 +607,20 @@ def _restore(task: Task) -> None:
                 _fill(task, session, goods, drafts, source, filling.archive_cargo(path, files), lambda: None)
             expected = sum(item.rows for item in files)
             task.result["rows"] = expected
+
+
+def _refuse_others(session: Session, params: Mapping[str, Any], goods: Shipment) -> None:
+    """Refuse to restore tables that the archive doesn't hold."""
+    named = [request.name for request in tables.parse_requests(params["tables"]) or []]
+    missing = set(tables.parse_names(session, named)) - set(goods.keys)
+    if missing:
+        raise Refused(
+            "The archive {0} doesn't hold {1}: dump it again with {2}.".format(
+                params["archive"],
+                enumerate_names(quoted(*key) for key in missing),
+                "it" if len(missing) == 1 else "them",
+            )
+        )
 
 
 def _judge_archive(session: Session | None, params: Mapping[str, Any], goods: Shipment) -> Verdict:

@@ -19,8 +19,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import staging
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
 
-_LOCK_TRIES = 20
-_LOCK_PAUSE_SECONDS = 1.0
+LOCK_TIMEOUT = "200 ms"
+_LOCK_PAUSE_SECONDS = 0.5
+_LOCK_PATIENCE_SECONDS = 60
+_TRY_AGAIN = ("55P03", "40P01")
+"""lock_not_available and deadlock_detected"""
 
 
 class View(NamedTuple):
@@ -126,22 +129,24 @@ _DEPENDANTS = (
 )
 
 
-def lock(session: Session, keys: Sequence[tuple[str, str]]) -> None:
-    """Begin a transaction in which nobody else uses the tables *keys*.
+def lock(session: Session, keys: Sequence[tuple[str, str]], views: Sequence[View]) -> None:
+    """Begin a transaction in which nobody else uses the tables *keys* and the *views*.
 
-    It queues for a second at a time, because whoever wants to read a table queues up behind it.
+    It queues for less than deadlock_timeout at a time: whoever wants to read a table queues up behind it, and if two wait for
+    each other, it is the one to step back. *session* has that lock_timeout, LOCK_TIMEOUT.
     """
-    names = listed([compose("ONLY {name}", name=identifier(*key)) for key in keys])
-    for attempt in range(_LOCK_TRIES):
+    names = [raw(view.name) for view in views] + [compose("ONLY {name}", name=identifier(*key)) for key in keys]
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
         session.execute("BEGIN")
-        if not keys:
+        if not names:
             return
         try:
-            session.execute(compose("LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE", names=names))
+            session.execute(compose("LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE", names=listed(names)))
             return
         except ServerRefused as error:
             session.execute("ROLLBACK")
-            if error.details.get("sqlstate") != "55P03" or attempt == _LOCK_TRIES - 1:
+            if error.details.get("sqlstate") not in _TRY_AGAIN or time.monotonic() > deadline:
                 raise
             time.sleep(_LOCK_PAUSE_SECONDS)
 
@@ -158,9 +163,11 @@ def exchange(
     session.execute("SET LOCAL search_path = pg_catalog")
     views = views_on(session, live)
     takeover = _takeover(session, live, keep_privileges)
-    schemas = sorted({key[0] for key in live})
-    statements: list[Any] = [compose("CREATE SCHEMA {name}", name=identifier(names.old(name))) for name in schemas]
-    statements += staging.moves(session, live, {name: names.old(name) for name in names.numbers if name in schemas})
+    statements: list[Any] = []
+    if live:
+        old = {name: names.old(name) for name in names.numbers}
+        statements += [compose("CREATE SCHEMA {name}", name=identifier(name)) for name in old.values()]
+        statements += staging.moves(session, live, old)
     staged = [(names.new(key[0]), key[1]) for key in keys]
     statements += staging.moves(session, staged, {names.new(name): name for name in names.numbers})
     if owner is not None:
@@ -200,17 +207,19 @@ def _takeover(session: Session, keys: Sequence[tuple[str, str]], keep_privileges
         statements += [
             row.statement
             for row in session.rows(
-                "SELECT format('GRANT %%s%%s ON %%I.%%I TO %%s%%s', g.privilege_type, g.columns, n.nspname, c.relname,"
+                "SELECT format('GRANT %%s%%s ON %%s%%I.%%I TO %%s%%s', g.privilege_type, g.columns,"
+                " CASE WHEN c.relkind = 'S' THEN 'SEQUENCE ' ELSE '' END, n.nspname, c.relname,"
                 " CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
                 " CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) AS statement"
-                + _LIVE
-                + " CROSS JOIN LATERAL (SELECT a.grantee, a.privilege_type, a.is_grantable, '' AS columns"
+                " FROM (SELECT c.oid" + _LIVE + " UNION SELECT d.objid" + _LIVE_SEQUENCES + ") AS o"
+                " JOIN pg_class AS c ON c.oid = o.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+                " CROSS JOIN LATERAL (SELECT a.grantee, a.privilege_type, a.is_grantable, '' AS columns"
                 "   FROM aclexplode(c.relacl) AS a"
                 "  UNION ALL SELECT a.grantee, a.privilege_type, a.is_grantable, format(' (%%I)', t.attname)"
                 "   FROM pg_attribute AS t, aclexplode(t.attacl) AS a"
                 "   WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped) AS g"
                 " WHERE g.grantee <> c.relowner ORDER BY 1",
-                _columns(keys),
+                _columns(keys) * 2,
             )
         ]
     return statements
@@ -219,6 +228,11 @@ def _takeover(session: Session, keys: Sequence[tuple[str, str]], keep_privileges
 _LIVE = (
     " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name) JOIN pg_namespace AS n ON n.nspname = wanted.schema"
     " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p')"
+)
+
+_LIVE_SEQUENCES = (
+    _LIVE + " JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
+    " AND d.refobjid = c.oid AND d.deptype IN ('a', 'i') JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S'"
 )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections
 import functools
 import os
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, Tuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -73,14 +73,11 @@ class Tally:
 class Filling:
     """One run: fill() does all of it."""
 
-    def __init__(
-        self, session: Session, shipment: Shipment, drafts: Drafts, wishes: Wishes, before: Mapping[Key, Sequence[str]]
-    ) -> None:
+    def __init__(self, session: Session, shipment: Shipment, drafts: Drafts, wishes: Wishes) -> None:
         self._session = session
         self._shipment = shipment
         self._drafts = drafts
         self._wishes = wishes
-        self._before = before
         self._names = Names(shipment.origin.schemas)
         self._partitioned = {table.key for table in shipment.tables if table.kind == "p"}
         self._labels = {table.key: table.label for table in shipment.tables}
@@ -111,15 +108,6 @@ class Filling:
         progress.phase("attach")
         for statement in [*plan.late, *map(_analyze, sorted(plan.partitioned - plan.partitions))]:
             self._session.execute(statement)
-        if self._wishes.replaced:
-            added = {key: self._before[key] for key in self._wishes.replaced if key in self._before}
-            staged = exchange.attached(self._session, [self._new(key) for key in added])
-            copies = ledger.read(self._session, list(added))
-            exchange.refuse_losses(
-                added,
-                {key: staged.get(self._new(key), ()) for key in added},
-                {key: copy.attached for key, copy in copies.items()},
-            )
         progress.phase("exchange")
         self._publish(source, inside, moved)
         progress.phase("clean")
@@ -132,7 +120,12 @@ class Filling:
 
     def _stage(self) -> Blueprint:
         """Create the tables of the staging schemas, without indexes."""
-        self._drafts.bring_support(self._session)
+        created = self._drafts.bring_support(self._session)
+        if self._wishes.owner is not None:
+            for words in created:
+                if words.startswith("sequence "):
+                    statement = "ALTER {0} OWNER TO {{owner}}".format(words.replace("{", "{{").replace("}", "}}"))
+                    self._session.execute(compose(statement, owner=identifier(self._wishes.owner)))
         if not self._staged:
             return Blueprint("", [], [], [], [], [], frozenset(), frozenset())
         plan = self._drafts.rehearse(self._session, self._names)
@@ -161,10 +154,10 @@ class Filling:
     def _publish(self, source: Source, inside: Sequence[Cargo], moved: Callable[[], None]) -> None:
         """The transaction after which everybody sees the new rows, and before which nobody does."""
         wishes = self._wishes
-        with Session(self._session.endpoint, lock_timeout="1 s") as session:
+        with Session(self._session.endpoint, lock_timeout=exchange.LOCK_TIMEOUT) as session:
             session.without_timeouts()
-            session.execute("SET idle_in_transaction_session_timeout = 0")
-            exchange.lock(session, [*wishes.replaced, *wishes.emptied])
+            views = exchange.views_on(session, wishes.replaced)
+            exchange.lock(session, [*wishes.replaced, *wishes.emptied], views)
             session.execute("SET LOCAL lock_timeout = 0")
             if wishes.emptied:
                 self._fill_in_place(session, source, inside)
@@ -264,6 +257,7 @@ class _Schedule:
         self._indexes = _grouped(plan.indexes)
         self._foreign_keys = plan.foreign_keys
         self._chunks = collections.Counter(chunks)
+        self._pieced = frozenset(key for key, count in self._chunks.items() if count > 1)
         self._constraints_left = {key: len(texts) for key, texts in self._constraints.items()}
         self._steps_left: dict[Key, int] = {}
 
@@ -299,7 +293,11 @@ class _Schedule:
         ]
 
     def _finish(self, key: Key) -> list[Job]:
-        if self._steps_left[key] or key in self._partitions:  # the partitioned table's ANALYZE does them all
+        if self._steps_left[key]:
+            return []
+        if key in self._pieced:  # a whole table was frozen as it came
+            return [_job("vacuum", key, _analyze(key, "VACUUM (FREEZE, ANALYZE)"), exclusive=[key])]
+        if key in self._partitions:  # the partitioned table's ANALYZE does them all
             return []
         return [_job("analyze", key, _analyze(key), exclusive=[key])]
 
@@ -316,8 +314,8 @@ def _job(kind: str, key: Key, text: str, shared: Iterable[Key] = (), exclusive: 
     return Job((kind, key, None), None, [text], frozenset(shared), frozenset(exclusive))
 
 
-def _analyze(key: Key) -> str:
-    return "ANALYZE {0}".format(".".join('"{0}"'.format(part.replace('"', '""')) for part in key))
+def _analyze(key: Key, command: str = "ANALYZE") -> str:
+    return "{0} {1}".format(command, ".".join('"{0}"'.format(part.replace('"', '""')) for part in key))
 
 
 def _grouped(items: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:

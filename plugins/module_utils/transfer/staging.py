@@ -131,24 +131,46 @@ def drop_schemas(session: Session) -> None:
         session.execute(compose("DROP SCHEMA {name} CASCADE", name=identifier(row.nspname)))
 
 
-def create_scratch(session: Session, endpoint: Endpoint) -> Endpoint:
-    """An empty database that takes the names and texts of the session's; returns the way to it."""
-    name = scratch_name(session)
+def refuse_without_createdb(session: Session) -> None:
+    """Refuse a role that can't make the scratch database."""
     if not session.value("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"):
         raise Refused(
             'Role "{0}" may not create databases in {1}, and one is needed for a moment to prepare the definitions: '
-            "give it CREATEDB.".format(session.value("SELECT current_user"), endpoint)
+            "give it CREATEDB.".format(session.value("SELECT current_user"), session.endpoint)
         )
-    encoding = session.value("SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()")
-    session.execute(
-        compose(
-            "CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LC_COLLATE 'C' LC_CTYPE 'C'{strategy}",
-            name=identifier(name),
-            encoding=literal(encoding),
-            strategy=raw(" STRATEGY wal_log" if session.version >= 150000 else ""),
+
+
+def create_scratch(session: Session) -> Endpoint:
+    """An empty database that takes the names and texts of the session's, in the same order; returns the way to it."""
+    name = scratch_name(session)
+    options = {
+        key: value for key, value in session.row(_locale_of(session.version))._asdict().items() if value is not None
+    }
+    statement = compose("CREATE DATABASE {name} TEMPLATE template0", name=identifier(name))
+    for option, value in options.items():
+        statement = compose(
+            "{before} {option} {value}", before=statement, option=raw(option.upper()), value=literal(value)
         )
-    )
-    return endpoint.with_keywords(dbname=name)
+    session.execute(statement)
+    return session.endpoint.with_keywords(dbname=name)
+
+
+def _locale_of(version: int) -> str:
+    """A query for the options of CREATE DATABASE, see https://www.postgresql.org/docs/current/sql-createdatabase.html."""
+    columns = ["pg_encoding_to_char(encoding) AS encoding", "datcollate AS lc_collate", "datctype AS lc_ctype"]
+    if version >= 150000:
+        columns.append("'wal_log' AS strategy")  # without checkpoints
+        columns.append(
+            "CASE datlocprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END AS locale_provider"
+        )
+    if version >= 170000:
+        columns.append("CASE datlocprovider WHEN 'i' THEN datlocale END AS icu_locale")
+        columns.append("CASE datlocprovider WHEN 'b' THEN datlocale END AS builtin_locale")
+    elif version >= 150000:
+        columns.append("daticulocale AS icu_locale")
+    if version >= 160000:
+        columns.append("daticurules AS icu_rules")
+    return "SELECT {0} FROM pg_database WHERE datname = current_database()".format(", ".join(columns))
 
 
 def moves(session: Session, tables: Sequence[Any], there: Mapping[str, str]) -> list[Any]:
