@@ -8,10 +8,8 @@ import re
 from typing import Container, Iterable, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres import client_tools
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import (
-    LOCK_TIMEOUT_SECONDS,
-    Session,
-)
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import LOCK_TIMEOUT_SECONDS
 
 _ENTRY = re.compile(r"^(\d+); (\d+) (\d+) (.*)$")
 _RESTRICT = re.compile(r"^\\(un)?restrict \w+$", re.MULTILINE)
@@ -44,27 +42,22 @@ class Script(NamedTuple):
 
 
 class Archive:
-    """A custom-format archive of definitions in *directory*."""
+    """A custom-format archive of definitions in the file *path*, for programs of PostgreSQL *major* or later."""
 
-    def __init__(self, source: Session, directory: str, name: str, run_command: client_tools.RunCommand) -> None:
-        self._source = source
+    def __init__(self, path: str, major: int, run_command: client_tools.RunCommand) -> None:
         self._tools = client_tools.Tools(run_command)
-        self._path = os.path.join(directory, name)
-        major = source.version // 10000
-        self._dump = self._tools.find("pg_dump", major)
-        self._restore = self._tools.find("pg_restore", self._dump.major)
+        self._path = path
+        self._major = major
 
-    def dump(self, arguments: Iterable[str]) -> None:
+    def dump(self, endpoint: Endpoint, arguments: Iterable[str]) -> None:
         """Write the archive. It takes ACCESS SHARE locks on the tables that it holds, or gives up soon."""
         self._tools.run(
-            self._dump,
+            self._tools.find("pg_dump", self._major),
             [
                 "--no-password",
                 "--format=custom",
                 "--schema-only",
                 "--no-owner",
-                "--no-privileges",
-                "--no-comments",
                 "--no-publications",
                 "--no-subscriptions",
                 "--no-security-labels",
@@ -73,12 +66,13 @@ class Archive:
                 "--file=" + self._path,
                 *arguments,
             ],
-            self._source.endpoint,
+            endpoint,
         )
 
-    def entries(self) -> list[Entry]:
-        """The table of contents in the order in which it is restored."""
-        listing = self._tools.run(self._restore, ["--list", self._path])
+    def entries(self, section: str | None = None) -> list[Entry]:
+        """The table of contents, or the C(pre-data) or C(post-data) of it, in the order in which it is restored."""
+        arguments = ["--list", *(["--section=" + section] if section else []), self._path]
+        listing = self._restore(arguments)
         matches = [_ENTRY.match(line) for line in listing.splitlines()]
         return [Entry(m.group(1), (int(m.group(2)), int(m.group(3))), m.group(4)) for m in matches if m]
 
@@ -89,10 +83,8 @@ class Archive:
         use_list = self._path + ".list"
         with open(use_list, "w", encoding="utf-8") as handle:
             handle.writelines("{0}; {1} {2} {3}\n".format(e.number, *e.identity, e.text) for e in entries)
-        text = self._tools.run(
-            self._restore,
-            ["--no-owner", "--no-privileges", "--use-list=" + use_list, "--file=-", self._path],
-        )
+        text = self._restore(["--no-owner", "--use-list=" + use_list, "--file=-", self._path])
+        os.unlink(use_list)
         text = _RESTRICT.sub("", text)
         if target_version < _TRANSACTION_TIMEOUT_SINCE:
             text = text.replace("\nSET transaction_timeout = 0;\n", "\n", 1)
@@ -100,6 +92,11 @@ class Archive:
         if len(pieces) != len(entries):  # a definition holds what looks like a heading
             return Script("", {entries[0]: text})
         return Script(preamble, dict(zip(entries, pieces)))
+
+    def _restore(self, arguments: Sequence[str]) -> str:
+        # A client that wrote an archive may be newer than the server it came from.
+        dump = self._tools.find("pg_dump", self._major)
+        return self._tools.run(self._tools.find("pg_restore", dump.major), arguments)
 
 
 def picked(entries: Iterable[Entry], identities: Container[tuple[int, int]], texts: Container[str]) -> list[Entry]:

@@ -26,6 +26,10 @@ class Program(NamedTuple):
     major: int
 
 
+_MAJORS: dict[str, int] = {}
+"""Major versions by path, asked once."""
+
+
 class Tools:
     """The client programs of this host. *run_command* is AnsibleModule's."""
 
@@ -72,12 +76,14 @@ class Tools:
 
     def _major(self, path: str) -> int:
         """The major version a program says it has; 0 when it doesn't run."""
-        try:
-            _code, output, _errors = self._call([path, "--version"], None)
-        except OSError:
-            return 0
-        match = re.search(rb"\) (\d+)", output)
-        return int(match.group(1)) if match else 0
+        if path not in _MAJORS:
+            try:
+                _code, output, _errors = self._call([path, "--version"], None)
+            except OSError:
+                output = b""
+            match = re.search(rb"\) (\d+)", output)
+            _MAJORS[path] = int(match.group(1)) if match else 0
+        return _MAJORS[path]
 
     def _call(self, argv: Sequence[str], environment: dict[str, str] | None) -> tuple[int, bytes, bytes]:
         """Run a program with exactly these arguments."""

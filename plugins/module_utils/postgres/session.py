@@ -89,6 +89,26 @@ class Session:
         with self._errors(), self._connection.cursor() as cursor:
             cursor.execute(statement, parameters)
 
+    def copy_out(self, statement: Any, sink: Any) -> int:
+        """Run a C(COPY ... TO STDOUT) into a binary file and return the server's count of rows."""
+        with self._errors(), self._connection.cursor() as cursor:
+            cursor.copy_expert(statement, sink)
+            return int(cursor.rowcount)
+
+    def copy_in(self, statement: Any, source: Any, block: int) -> int:
+        """Run a C(COPY ... FROM STDIN) from a binary file, read by *block* bytes, and return the server's count of rows."""
+        with self._errors(), self._connection.cursor() as cursor:
+            cursor.copy_expert(statement, source, block)
+            return int(cursor.rowcount)
+
+    def without_timeouts(self) -> None:
+        """Let what runs here take its time, and have the server notice soon when this side is gone."""
+        self.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+        if self.version >= 140000:
+            self.execute("SET client_connection_check_interval = '1 s'; SET idle_session_timeout = 0")
+        if self.version >= 170000:
+            self.execute("SET transaction_timeout = 0")
+
     @contextlib.contextmanager
     def transaction(self, commit: bool = True) -> Iterator[None]:
         """BEGIN, and COMMIT unless the block raises or *commit* is false."""

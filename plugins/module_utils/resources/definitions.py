@@ -250,6 +250,20 @@ def sequences(session: Session, oids: Sequence[int]) -> set[tuple[str, str]]:
     }
 
 
+def standalone_sequences(session: Session, oids: Sequence[int], tables: Sequence[int]) -> list[tuple[str, str, int]]:
+    """(schema, name, oid) of the sequences among the relations *oids* that no column of *tables* owns."""
+    return [
+        (row.schema, row.name, row.oid)
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name, c.oid FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s) AND c.relkind = 'S'"
+            " AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+            "  AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%s)) ORDER BY 1, 2",
+            [list(oids), list(tables)],
+        )
+    ]
+
+
 def schemas(session: Session, oids: Sequence[int]) -> list[str]:
     """The names of the schemas *oids*."""
     return [
@@ -265,3 +279,115 @@ def stand_alone(session: Session, identities: Iterable[tuple[int, int]]) -> bool
         session.value("SELECT 'pg_constraint'::regclass::oid"),
     }
     return any(catalog not in part_of_tables for catalog, _object in identities)
+
+
+class Belonging(NamedTuple):
+    """A trigger, policy, rule or statistics object of a table."""
+
+    table: str
+    """as in SQL"""
+    name: str
+    identity: tuple[int, int]
+    """as in pg_dump's table of contents"""
+    reason: str | None
+    """why only the source can have it"""
+    statements: str | None
+    """that make a statistics object, which many versions of pg_dump leave out with --table"""
+
+
+def belongings(session: Session, oids: Sequence[int], roles: Iterable[str]) -> list[Belonging]:
+    """What belongs to the tables *oids* and is neither index nor constraint, read in one query.
+
+    One that refers to another table or view, or to a role that is not among *roles*, would not work elsewhere. The
+    session's search_path must be C(pg_catalog), for names in statements to be qualified.
+    """
+    return [
+        Belonging(
+            quoted(row.schema, row.table_name),
+            row.name,
+            (row.classid, row.objid),
+            "it refers to {0}".format(row.relations)
+            if row.relations
+            else "it is for role {0}".format(row.roles)
+            if row.roles
+            else None,
+            row.statements,
+        )
+        for row in session.rows(_BELONGINGS, {"oids": list(oids), "roles": list(roles)})
+    ]
+
+
+_BELONGINGS = (
+    "WITH o AS ("
+    " SELECT 'pg_trigger'::regclass::oid AS classid, oid AS objid, tgrelid AS relid, tgname AS name FROM pg_trigger"
+    "  WHERE NOT tgisinternal AND tgrelid = ANY(%(oids)s)"
+    " UNION ALL SELECT 'pg_policy'::regclass, oid, polrelid, polname FROM pg_policy WHERE polrelid = ANY(%(oids)s)"
+    " UNION ALL SELECT 'pg_rewrite'::regclass, oid, ev_class, rulename FROM pg_rewrite WHERE ev_class = ANY(%(oids)s)"
+    " UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid, stxname FROM pg_statistic_ext"
+    "  WHERE stxrelid = ANY(%(oids)s))"
+    " SELECT o.classid, o.objid, o.name, n.nspname AS schema, c.relname AS table_name,"
+    "  (SELECT concat_ws('; ', pg_get_statisticsobjdef(s.oid),"
+    "   CASE WHEN s.stxstattarget >= 0 THEN format('ALTER STATISTICS %%I.%%I SET STATISTICS %%s',"
+    "    sn.nspname, s.stxname, s.stxstattarget) END,"
+    "   format('COMMENT ON STATISTICS %%I.%%I IS %%L', sn.nspname, s.stxname, obj_description(s.oid, 'pg_statistic_ext')))"
+    "   FROM pg_statistic_ext AS s JOIN pg_namespace AS sn ON sn.oid = s.stxnamespace"
+    "   WHERE o.classid = 'pg_statistic_ext'::regclass AND s.oid = o.objid) AS statements,"
+    "  (SELECT string_agg(DISTINCT d.refobjid::regclass::text, ', ') FROM pg_depend AS d JOIN pg_class AS r ON r.oid = d.refobjid"
+    "   WHERE d.classid = o.classid AND d.objid = o.objid AND d.refclassid = 'pg_class'::regclass"
+    "   AND r.relkind <> 'S' AND r.oid >= 16384 AND r.oid <> ALL (%(oids)s)) AS relations,"
+    "  (SELECT string_agg(DISTINCT pg_get_userbyid(s.refobjid), ', ') FROM pg_shdepend AS s"
+    "   WHERE s.classid = o.classid AND s.objid = o.objid AND s.refclassid = 'pg_authid'::regclass"
+    "   AND s.deptype = 'r' AND pg_get_userbyid(s.refobjid) <> ALL (%(roles)s::text[])"
+    "   AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())) AS roles"
+    " FROM o JOIN pg_class AS c ON c.oid = o.relid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " ORDER BY n.nspname, c.relname, o.name"
+)
+
+
+def statistics_schemas(session: Session, oids: Sequence[int]) -> list[str]:
+    """The schemas of the statistics objects of the tables *oids*."""
+    return [
+        row.nspname
+        for row in session.rows(
+            "SELECT DISTINCT n.nspname FROM pg_statistic_ext AS s JOIN pg_namespace AS n ON n.oid = s.stxnamespace"
+            " WHERE s.stxrelid = ANY(%s)",
+            [list(oids)],
+        )
+    ]
+
+
+def comments(session: Session, identities: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """The statements that comment on the objects *identities* and their columns, for those that have comments."""
+    return {
+        (row.classoid, row.objoid): row.statements
+        for row in session.rows(
+            "SELECT d.classoid, d.objoid, string_agg(format('COMMENT ON %%s IS %%L', CASE"
+            "  WHEN d.objsubid > 0 THEN 'COLUMN ' || i.identity"
+            "  WHEN i.type = 'domain constraint' THEN (SELECT format('CONSTRAINT %%I ON DOMAIN %%I.%%I', k.conname,"
+            "   n.nspname, t.typname) FROM pg_constraint AS k JOIN pg_type AS t ON t.oid = k.contypid"
+            "   JOIN pg_namespace AS n ON n.oid = t.typnamespace WHERE k.oid = d.objoid)"
+            "  ELSE upper(i.type) || ' ' || i.identity END, d.description), '; ') AS statements"
+            " FROM unnest(%s::oid[], %s::oid[]) AS o(classid, objid)"
+            " JOIN pg_description AS d ON d.classoid = o.classid AND d.objoid = o.objid,"
+            " LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i"
+            " WHERE i.type <> 'table column' OR EXISTS (SELECT FROM pg_class WHERE oid = d.objoid AND relkind = 'c')"
+            " GROUP BY 1, 2",
+            [[identity[0] for identity in identities], [identity[1] for identity in identities]],
+        )
+    }
+
+
+def partitioning(
+    session: Session, keys: Sequence[tuple[str, str]]
+) -> tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]]:
+    """Which of the tables *keys* are partitioned, and which are partitions."""
+    rows = session.rows(
+        "SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS parted, c.relispartition AS part"
+        " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name) JOIN pg_namespace AS n ON n.nspname = wanted.schema"
+        " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name",
+        [[key[0] for key in keys], [key[1] for key in keys]],
+    )
+    return (
+        frozenset((row.schema, row.name) for row in rows if row.parted),
+        frozenset((row.schema, row.name) for row in rows if row.part),
+    )

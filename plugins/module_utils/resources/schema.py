@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import tempfile
 from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
@@ -45,6 +46,9 @@ OPTIONS: dict[str, Any] = {
     },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
+
+_BARE = ("--no-comments", "--no-privileges")
+"""What pg_dump leaves out of the definitions."""
 
 _PARTS = {"key": "tables", "index": "indexes", "constraint": "constraints", "foreign key": "constraints"}
 
@@ -203,18 +207,20 @@ def create(source: Session, session: Session, gap: Gap, run_command: RunCommand)
     later = [a for a in gap.attachments if a not in keys]
     with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
         support = _Support(source, session, directory, gap, run_command)
-        archive = Archive(source, directory, "tables", run_command)
+        archive = Archive(os.path.join(directory, "tables"), source.version // 10000, run_command)
         every = new | {attachment.key for attachment in later}
-        archive.dump(["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)])
+        archive.dump(
+            source.endpoint, [*_BARE, *["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)]]
+        )
         entries = archive.entries()
 
         with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
             tables_script = archive.script(picked(entries, support.identities, support.texts), session.version)
             keys_script = archive.script(_of(entries, keys), session.version)
             drops = _column_drops(source, gap.tables)
-            _run(loader, [*support.scripts, tables_script.whole, *drops, keys_script.whole])
+            run(loader, [*support.scripts, tables_script.whole, *drops, keys_script.whole])
             for steps in _table_by_table(archive.script(_of(entries, later), session.version), later):
-                _run(loader, steps)
+                run(loader, steps)
 
 
 def _of(entries: Iterable[Entry], attachments: Sequence[Attachment]) -> list[Entry]:
@@ -231,7 +237,7 @@ def _table_by_table(script: Script, attachments: Sequence[Attachment]) -> Iterab
         yield [script.preamble, *(text for _entry, text in pieces)]
 
 
-def _run(loader: Session, scripts: Iterable[Any]) -> None:
+def run(loader: Session, scripts: Iterable[Any]) -> None:
     """Run *scripts* in one transaction."""
     wanted = [script for script in scripts if script]
     if wanted:
@@ -272,8 +278,8 @@ class _Support:
         self.scripts: list[Any] = [compose("CREATE SCHEMA {name}", name=identifier(name)) for name in schemas]
         others = {identity for identity in self.identities if identity[0] not in (relation, namespace)}
         if definitions.stand_alone(source, others):
-            archive = Archive(source, directory, "support", run_command)
-            archive.dump(["--exclude-table=*.*"])
+            archive = Archive(os.path.join(directory, "support"), source.version // 10000, run_command)
+            archive.dump(source.endpoint, [*_BARE, "--exclude-table=*.*"])
             self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
 
 

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the source holds of the tables that are asked for: rows to read, sequences, and whether they have changed."""
+
+from __future__ import annotations
+
+from typing import Collection, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    enumerate_names,
+    literal,
+    quoted,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Extent
+
+_TEXT_ONLY = (
+    "aclitem", "gtsvector", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_dependencies", "pg_mcv_list",
+    "pg_ndistinct", "pg_node_tree", "record", "regclass", "regcollation", "regconfig", "regdatabase", "regdictionary",
+    "regnamespace", "regoper", "regoperator", "regproc", "regprocedure", "regrole", "regtype", "xml",
+)  # fmt: skip
+"""Built-in types whose binary form has object numbers of one database, or none at all, or (xml) an encoding of its own."""
+_EXTENSION_TYPES = ("citext", "hstore", "vector", "halfvec", "sparsevec")
+"""Types of extensions whose binary form is the same everywhere."""
+
+
+class Contents(NamedTuple):
+    """The rows of one table that has rows of its own."""
+
+    table: Table
+    columns: tuple[str, ...]
+    """those that are copied, without generated ones"""
+    binary: bool
+    """whether all of them have a binary form that means the same on every server"""
+    extent: Extent
+
+    @property
+    def size(self) -> int:
+        return self.extent.bytes
+
+
+class SequenceValue(NamedTuple):
+    """Where a sequence stands."""
+
+    schema: str
+    name: str
+    owned: bool
+    """by a column of one of the tables"""
+    value: int | None
+    """None when the source's role may not read it"""
+    called: bool
+    column: tuple[str, str, str] | None
+    """(schema, table, column) that owns it"""
+
+
+def read(session: Session, tables: Sequence[Table]) -> list[Contents]:
+    """What to read of *tables*, in one query; partitioned tables have no rows of their own."""
+    wanted = {table.oid: table for table in tables if table.kind == "r"}
+    result = []
+    for row in session.rows(
+        _CONTENTS, {"oids": list(wanted), "text": list(_TEXT_ONLY), "known": list(_EXTENSION_TYPES)}
+    ):
+        table = wanted[row.oid]
+        chosen = [
+            (name, binary)
+            for name, binary in zip(row.names, row.binaries)
+            if table.columns is None or name in table.columns
+        ]
+        result.append(
+            Contents(
+                table,
+                tuple(name for name, _binary in chosen),
+                all(binary for _name, binary in chosen),
+                Extent(row.oid, row.blocks, row.bytes),
+            )
+        )
+    return result
+
+
+_CONTENTS = (
+    "WITH RECURSIVE a AS MATERIALIZED (SELECT attrelid, attnum, attname, atttypid FROM pg_attribute"
+    "  WHERE attrelid = ANY(%(oids)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),"
+    " base AS (SELECT DISTINCT atttypid AS oid, atttypid AS base FROM a"
+    "  UNION ALL SELECT b.oid, t.typbasetype FROM base AS b JOIN pg_type AS t ON t.oid = b.base WHERE t.typtype = 'd'),"
+    " safe AS (SELECT b.oid, t.typtype = 'e'"
+    "   OR t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typsend <> 0 AND t.typreceive <> 0"
+    "    AND ltrim(t.typname, '_') <> ALL (%(text)s)"
+    "   OR t.typname = ANY (%(known)s) AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass"
+    "    AND d.objid = t.oid AND d.deptype = 'e') AS binary"
+    "  FROM base AS b JOIN pg_type AS t ON t.oid = b.base WHERE t.typtype <> 'd')"
+    " SELECT c.oid, pg_table_size(c.oid) AS bytes,"
+    "  (pg_relation_size(c.oid) / current_setting('block_size')::int)::int8 AS blocks,"
+    "  array(SELECT attname::text FROM a WHERE attrelid = c.oid ORDER BY attnum) AS names,"
+    "  array(SELECT coalesce(safe.binary, false) FROM a LEFT JOIN safe ON safe.oid = a.atttypid"
+    "   WHERE attrelid = c.oid ORDER BY attnum) AS binaries"
+    " FROM pg_class AS c WHERE c.oid = ANY(%(oids)s)"
+)
+
+
+def refuse_unreadable(session: Session, tables: Sequence[Table]) -> None:
+    """Refuse tables whose rows the source's role can't read, or of which it can read some only."""
+    rows = session.rows(
+        "SELECT n.nspname AS schema, c.relname AS name, has_table_privilege(c.oid, 'SELECT') AS readable,"
+        " has_schema_privilege(n.oid, 'USAGE') AS enterable, row_security_active(c.oid) AS hidden"
+        " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s) ORDER BY 1, 2",
+        [[table.oid for table in tables]],
+    )
+    user = session.endpoint.keywords.get("user")
+    closed = [quoted(row.schema) for row in rows if not row.enterable]
+    if closed:
+        raise Refused(
+            'User "{0}" has no USAGE on schema {1} of {2}: grant it there.'.format(
+                user, enumerate_names(set(closed)), session.endpoint
+            )
+        )
+    unreadable = [quoted(row.schema, row.name) for row in rows if not row.readable]
+    if unreadable:
+        raise Refused(
+            'User "{0}" has no SELECT on {1} in {2}: grant it there, as pgml_grants does.'.format(
+                user, enumerate_names(unreadable), session.endpoint
+            )
+        )
+    hidden = [quoted(row.schema, row.name) for row in rows if row.hidden]
+    if hidden:
+        raise Refused(
+            'Row-level security may hide rows of {0} from user "{1}" in {2}: give it BYPASSRLS, or leave {3} out.'.format(
+                enumerate_names(hidden), user, session.endpoint, "it" if len(hidden) == 1 else "them"
+            )
+        )
+
+
+def refuse_bad_filters(session: Session, contents: Sequence[Contents]) -> None:
+    """Refuse a filter that is no single condition. A cursor takes one query and nothing more, and opening it runs nothing."""
+    for item in contents:
+        if item.table.where is None:
+            continue
+        query = session.text_of(
+            snapshot.select(item.table.schema, item.table.name, item.columns[:1], item.table.where, 0, None)
+        )
+        body = compose(
+            "DECLARE looked refcursor; BEGIN OPEN looked FOR EXECUTE {query}; CLOSE looked; END", query=literal(query)
+        )
+        try:
+            session.execute(compose("DO {body}", body=literal(session.text_of(body))))
+        except ServerRefused as error:
+            raise Refused(
+                "The filter of {0} is no condition that the source understands: {1}".format(item.table.label, error)
+            ) from None
+
+
+def sequence_values(session: Session, oids: Sequence[int], others: Collection[tuple[str, str]]) -> list[SequenceValue]:
+    """Where the sequences stand that columns of the tables *oids* own, and the *others* (schema, name)."""
+    return [
+        SequenceValue(
+            row.schema,
+            row.name,
+            row.owner_table is not None,
+            row.start_value if row.value is None and row.readable else row.value,
+            row.value is not None,
+            (row.owner_schema, row.owner_table, row.owner_column) if row.owner_table else None,
+        )
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name, on_.nspname AS owner_schema, oc.relname AS owner_table,"
+            " a.attname AS owner_column, q.seqstart AS start_value, p.readable,"
+            " CASE WHEN p.readable THEN pg_sequence_last_value(c.oid) END AS value"
+            " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_sequence AS q ON q.seqrelid = c.oid"
+            " CROSS JOIN LATERAL (SELECT has_sequence_privilege(c.oid, 'SELECT')"
+            "  OR has_sequence_privilege(c.oid, 'USAGE') AS readable) AS p"
+            " LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')"
+            "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
+            " LEFT JOIN pg_class AS oc ON oc.oid = d.refobjid LEFT JOIN pg_namespace AS on_ ON on_.oid = oc.relnamespace"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
+            " WHERE c.relkind = 'S' AND (d.objid IS NOT NULL"
+            "  OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[])))"
+            " ORDER BY 1, 2",
+            {
+                "oids": list(oids),
+                "schemas": [schema for schema, _name in others],
+                "names": [name for _schema, name in others],
+            },
+        )
+    ]
+
+
+def fingerprints(session: Session, tables: Sequence[Table]) -> dict[tuple[str, str], str]:
+    """Something short of each table that changes when its rows or its definition do, read from the catalogs alone.
+
+    Made of the server's counts of changed rows, the files' names and sizes, and the versions of the catalog rows. The
+    counts reach everybody's eyes within a second or so of the commit, see
+    https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-STATS-VIEWS, and are lost in a crash: so the
+    server's start is a part of it.
+    """
+    by_oid = {table.oid: table for table in tables}
+    return {
+        by_oid[row.oid].key: row.fingerprint
+        for row in session.rows(
+            _FINGERPRINTS,
+            {
+                "oids": list(by_oid),
+                "asked": [repr((table.columns, table.where)) for table in tables],
+                "order": [table.oid for table in tables],
+            },
+        )
+    }
+
+
+_FINGERPRINTS = (
+    "SELECT c.oid, md5(concat_ws('/', (SELECT system_identifier FROM pg_control_system()), current_database(),"
+    "  pg_postmaster_start_time(), c.oid, c.xmin, pg_relation_filenode(c.oid), pg_table_size(c.oid), asked.words,"
+    "  s.n_tup_ins, s.n_tup_upd, s.n_tup_del,"
+    "  (SELECT string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid),"
+    "  (SELECT string_agg(i.indexrelid || ':' || i.xmin, ',' ORDER BY i.indexrelid) FROM pg_index AS i WHERE i.indrelid = c.oid),"
+    "  (SELECT string_agg(k.oid || ':' || k.xmin, ',' ORDER BY k.oid) FROM pg_constraint AS k WHERE k.conrelid = c.oid),"
+    "  (SELECT string_agg(t.oid || ':' || t.xmin, ',' ORDER BY t.oid) FROM pg_trigger AS t WHERE t.tgrelid = c.oid),"
+    "  (SELECT string_agg(p.oid || ':' || p.xmin, ',' ORDER BY p.oid) FROM pg_policy AS p WHERE p.polrelid = c.oid),"
+    "  (SELECT string_agg(d.objsubid || ':' || d.xmin, ',' ORDER BY d.objsubid) FROM pg_description AS d"
+    "   WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid)"
+    " )) AS fingerprint"
+    " FROM unnest(%(order)s::oid[], %(asked)s::text[]) AS asked(oid, words) JOIN pg_class AS c ON c.oid = asked.oid"
+    " LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid"
+)
+
+
+def large_objects(session: Session) -> int:
+    """How many large objects the database has: they belong to no table, so they don't travel."""
+    return int(session.value("SELECT count(*) FROM pg_largeobject_metadata"))

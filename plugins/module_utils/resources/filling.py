@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A target is filled: staged tables, rows, indexes, and one transaction in which all of it becomes visible."""
+
+from __future__ import annotations
+
+import collections
+import os
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence, Tuple
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    identifier,
+    identifiers,
+    listed,
+    raw,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import exchange
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint, Drafts
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.shipment import Shipment
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, ledger, staging
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
+    Job,
+    Lane,
+    Move,
+    Source,
+    Target,
+    Workers,
+)
+
+Key = Tuple[str, str]
+"""(schema, name) of a table"""
+
+
+class Cargo(NamedTuple):
+    """A chunk of a table, wherever it is read."""
+
+    key: Key
+    read: str
+    """as in Move"""
+    size: int
+    binary: bool
+    whole: bool
+
+
+class Wishes(NamedTuple):
+    """How the target is to be filled."""
+
+    owner: str | None
+    keep_privileges: bool
+    jobs: int
+    emptied: Sequence[Key]
+    """tables that stay and are truncated"""
+    replaced: Sequence[Key]
+    """tables that are exchanged for new ones"""
+
+
+class Tally:
+    """What has arrived."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, int] = {}
+        self.chunks: dict[Key, int] = {}
+
+    def add(self, key: Key, rows: int) -> None:
+        self.rows[key] = self.rows.get(key, 0) + rows
+        self.chunks[key] = self.chunks.get(key, 0) + 1
+
+
+class Filling:
+    """One run: fill() does all of it."""
+
+    def __init__(
+        self, session: Session, shipment: Shipment, drafts: Drafts, wishes: Wishes, before: Mapping[Key, Sequence[str]]
+    ) -> None:
+        self._session = session
+        self._shipment = shipment
+        self._drafts = drafts
+        self._wishes = wishes
+        self._before = before
+        self._names = Names(shipment.origin.schemas)
+        self._partitioned = {table.key for table in shipment.tables if table.kind == "p"}
+        self._labels = {table.key: table.label for table in shipment.tables}
+        self._columns = {item.table.key: item.columns for item in shipment.contents}
+        staged = set(shipment.keys) - set(wishes.emptied)
+        self._staged = [key for key in shipment.keys if key in staged]
+        self.tally = Tally()
+
+    def fill(self, source: Source, cargo: Sequence[Cargo], moved: Callable[[], None]) -> None:
+        """Bring *cargo*, read from *source*; *moved* is called when all rows were read."""
+        ledger.prepare(self._session)
+        progress = Progress(self._session, len(self._shipment.contents), self._shipment.size)
+        plan = self._stage()
+        emptied = set(self._wishes.emptied)
+        beside = [item for item in cargo if item.key not in emptied]
+        inside = [item for item in cargo if item.key in emptied]
+        progress.phase("copy")
+        endpoint = self._session.endpoint
+        settings = indexes.settings(self._session, self._wishes.jobs, self._shipment.encoding)
+        with Workers(self._wishes.jobs, source, Target(endpoint, settings, 0)) as workers:
+            schedule = _Schedule(plan, [self._new(item.key) for item in beside], self.tally, progress)
+            jobs = [self._job(item) for item in beside]
+            jobs += schedule.without_rows(
+                self._new(key) for key in self._staged if self._new(key) not in plan.partitioned
+            )
+            workers.run(jobs, schedule.done, moved if not inside else lambda: None)
+        progress.phase("attach")
+        for statement in [*plan.late, *map(_analyze, sorted(plan.partitioned - plan.partitions))]:
+            self._session.execute(statement)
+        if self._wishes.replaced:
+            added = {key: self._before[key] for key in self._wishes.replaced if key in self._before}
+            staged = exchange.attached(self._session, [self._new(key) for key in added])
+            copies = ledger.read(self._session, list(added))
+            exchange.refuse_losses(
+                added,
+                {key: staged.get(self._new(key), ()) for key in added},
+                {key: copy.attached for key, copy in copies.items()},
+            )
+        progress.phase("exchange")
+        self._publish(source, inside, moved)
+        progress.phase("clean")
+        staging.drop_schemas(self._session)
+        self._analyze(inside)
+        progress.phase("done")
+
+    def _new(self, key: Key) -> Key:
+        return (self._names.new(key[0]), key[1])
+
+    def _stage(self) -> Blueprint:
+        """Create the tables of the staging schemas, without indexes."""
+        self._drafts.bring_support(self._session)
+        if not self._staged:
+            return Blueprint("", [], [], [], [], [], frozenset(), frozenset())
+        plan = self._drafts.rehearse(self._session, self._names)
+        with Session(self._session.endpoint, synchronous_commit="off") as loader:
+            loader.without_timeouts()
+            for text in [plan.preamble, *plan.tables]:
+                loader.execute(text)
+        return plan
+
+    def _job(self, item: Cargo) -> Job:
+        return Job(("rows", self._new(item.key), item), self._move(item, self._new(item.key), item.whole), ())
+
+    def _move(self, item: Cargo, key: Key, alone: bool) -> Move:
+        """Rows of a table that only this copy fills are frozen as they come: nobody could see them before."""
+        columns = self._columns[item.key]
+        write = compose(
+            "COPY {table}{columns} FROM STDIN (FORMAT {format}{freeze})",
+            table=identifier(*key),
+            columns=compose(" ({names})", names=identifiers(columns)) if columns else raw(""),
+            format=raw("binary" if item.binary else "text"),
+            freeze=raw(", FREEZE" if alone else ""),
+        )
+        first = self._session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*key))) if alone else None
+        return Move(self._labels[item.key], item.read, self._session.text_of(write), first)
+
+    def _publish(self, source: Source, inside: Sequence[Cargo], moved: Callable[[], None]) -> None:
+        """The transaction after which everybody sees the new rows, and before which nobody does."""
+        wishes = self._wishes
+        with Session(self._session.endpoint, lock_timeout="1 s") as session:
+            session.without_timeouts()
+            session.execute("SET idle_in_transaction_session_timeout = 0")
+            exchange.lock(session, [*wishes.replaced, *wishes.emptied])
+            session.execute("SET LOCAL lock_timeout = 0")
+            if wishes.emptied:
+                self._fill_in_place(session, source, inside)
+                moved()
+            exchange.exchange(session, self._names, self._staged, wishes.replaced, wishes.owner, wishes.keep_privileges)
+            self._set_sequences(session)
+            ledger.write(session, self._copies(session))
+            session.execute("COMMIT")
+
+    def _fill_in_place(self, session: Session, source: Source, inside: Sequence[Cargo]) -> None:
+        """Empty the tables that stay, and fill them without firing triggers or checking the foreign keys row by row."""
+        session.execute("SET LOCAL session_replication_role = replica")
+        session.execute(self._shipment_encoding())
+        names = [
+            compose("{name}" if key in self._partitioned else "ONLY {name}", name=identifier(*key))
+            for key in self._wishes.emptied
+        ]
+        session.execute(compose("TRUNCATE {names}", names=listed(names)))
+        lane = Lane(source)
+        try:
+            for item in inside:
+                # No FREEZE: it would be wrong for a table that other transactions have seen.
+                rows = lane.move(self._move(item, item.key, False), session, 0)
+                self.tally.add(item.key, rows or 0)
+        finally:
+            lane.close()
+
+    def _shipment_encoding(self) -> Any:
+        return compose("SET LOCAL client_encoding = {name}", name=raw("'{0}'".format(self._shipment.encoding)))
+
+    def _set_sequences(self, session: Session) -> None:
+        known = [value for value in self._shipment.sequences if value.value is not None]
+        session.rows(
+            "SELECT setval(c.oid, s.value, s.called)"
+            " FROM unnest(%s::text[], %s::text[], %s::int8[], %s::bool[]) AS s(schema, name, value, called)"
+            " JOIN pg_namespace AS n ON n.nspname = s.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = s.name AND c.relkind = 'S'",
+            [
+                [value.schema for value in known],
+                [value.name for value in known],
+                [value.value for value in known],
+                [value.called for value in known],
+            ],
+        )
+        # Without the right to read a sequence, the largest value in its column is as good for what comes next.
+        for value in self._shipment.sequences:
+            if value.value is None and value.column and value.column[2] in self._columns.get(value.column[:2], ()):
+                schema, table, column = value.column
+                session.rows(
+                    compose(
+                        "SELECT setval(%s::regclass, largest) FROM (SELECT max({column}) AS largest FROM {table}) AS t"
+                        " WHERE largest > 0",
+                        column=identifier(column),
+                        table=identifier(schema, table),
+                    ),
+                    [session.text_of(identifier(value.schema, value.name))],
+                )
+
+    def _copies(self, session: Session) -> list[ledger.Copy]:
+        keys = self._shipment.keys
+        attached = exchange.attached(session, keys)
+        oids = {
+            (row.schema, row.name): row.oid
+            for row in session.rows(
+                "SELECT n.nspname AS schema, c.relname AS name, c.oid FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
+                " JOIN pg_namespace AS n ON n.nspname = w.schema"
+                " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name",
+                [[key[0] for key in keys], [key[1] for key in keys]],
+            )
+        }
+        emptied = set(self._wishes.emptied)
+        fingerprints = self._shipment.fingerprints
+        return [
+            ledger.Copy(
+                *key,
+                oids[key],
+                fingerprints.get(key, ""),
+                () if key in emptied else attached[key],
+                self.tally.rows.get(key, 0),
+            )
+            for key in keys
+        ]
+
+    def _analyze(self, inside: Sequence[Cargo]) -> None:
+        for key in dict.fromkeys(item.key for item in inside):
+            self._session.execute(_analyze(key))
+
+
+class _Schedule:
+    """What is to be done when: a table's constraints after its rows, then its indexes, then its statistics."""
+
+    def __init__(self, plan: Blueprint, chunks: Iterable[Key], tally: Tally, progress: Progress) -> None:
+        self._tally = tally
+        self._progress = progress
+        self._partitions = plan.partitions
+        self._constraints = _grouped(plan.constraints)
+        self._indexes = _grouped(plan.indexes)
+        self._foreign_keys = plan.foreign_keys
+        self._chunks = collections.Counter(chunks)
+        self._constraints_left = {key: len(texts) for key, texts in self._constraints.items()}
+        self._steps_left: dict[Key, int] = {}
+
+    def without_rows(self, keys: Iterable[Key]) -> list[Job]:
+        """The first jobs of the tables *keys* that no chunk comes to."""
+        return [job for key in keys if not self._chunks[key] for job in self._build(key)]
+
+    def done(self, job: Job, rows: int | None) -> Iterable[Job]:
+        """What can follow *job*, which brought *rows*, if it brought any."""
+        kind, key, item = job.key
+        if kind == "rows":
+            self._chunks[key] -= 1
+            self._tally.add(item.key, rows or 0)
+            self._progress.copied(item.size, rows or 0, whole=not self._chunks[key])
+            return () if self._chunks[key] else self._build(key)
+        following: list[Job] = []
+        if kind == "constraint":
+            self._constraints_left[key] -= 1
+            following += self._ready_foreign_keys()
+        if kind in ("constraint", "index"):
+            self._steps_left[key] -= 1
+            following += self._finish(key)
+        return following
+
+    def _build(self, key: Key) -> list[Job]:
+        constraints, indexes_ = self._constraints.get(key, ()), self._indexes.get(key, ())
+        self._steps_left[key] = len(constraints) + len(indexes_)
+        return [
+            *[_job("constraint", key, text, exclusive=[key]) for text in constraints],
+            *[_job("index", key, text, shared=[key]) for text in indexes_],
+            *self._finish(key),
+            *self._ready_foreign_keys(),
+        ]
+
+    def _finish(self, key: Key) -> list[Job]:
+        if self._steps_left[key] or key in self._partitions:  # the partitioned table's ANALYZE does them all
+            return []
+        return [_job("analyze", key, _analyze(key), exclusive=[key])]
+
+    def _ready_foreign_keys(self) -> list[Job]:
+        ready = [item for item in self._foreign_keys if self._is_ready(item[0]) and self._is_ready(item[1])]
+        self._foreign_keys = [item for item in self._foreign_keys if item not in ready]
+        return [_job("foreign key", key, text, exclusive=[key, refers]) for key, refers, text in ready]
+
+    def _is_ready(self, key: Key) -> bool:
+        return not self._chunks[key] and not self._constraints_left.get(key)
+
+
+def _job(kind: str, key: Key, text: str, shared: Iterable[Key] = (), exclusive: Iterable[Key] = ()) -> Job:
+    return Job((kind, key, None), None, [text], frozenset(shared), frozenset(exclusive))
+
+
+def _analyze(key: Key) -> str:
+    return "ANALYZE {0}".format(".".join('"{0}"'.format(part.replace('"', '""')) for part in key))
+
+
+def _grouped(items: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    groups: dict[Key, list[str]] = {}
+    for key, text in items:
+        groups.setdefault(key, []).append(text)
+    return groups
+
+
+def archive_cargo(directory: str, files: Iterable[Any]) -> list[Cargo]:
+    """The chunks that lie in an archive, largest first."""
+    return sorted(
+        (
+            Cargo((item.schema, item.name), os.path.join(directory, item.path), item.size, item.binary, item.whole)
+            for item in files
+        ),
+        key=lambda item: -item.size,
+    )

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What this collection remembers in the target's database: which rows it brought, and how far a copy has come."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+
+SCHEMA = "pgml_distributed"
+
+_TABLES = """
+CREATE SCHEMA IF NOT EXISTS pgml_distributed;
+COMMENT ON SCHEMA pgml_distributed IS 'What the Ansible collection postgresml.distributed remembers';
+CREATE TABLE IF NOT EXISTS pgml_distributed.copies (
+    schema_name text, table_name text,
+    relation oid NOT NULL, fingerprint text NOT NULL, attached text[] NOT NULL,
+    rows bigint NOT NULL, copied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (schema_name, table_name));
+COMMENT ON TABLE pgml_distributed.copies IS 'Tables that were filled by pgml_dump_restore';
+CREATE TABLE IF NOT EXISTS pgml_distributed.progress (
+    process integer PRIMARY KEY, started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    phase text NOT NULL, tables integer NOT NULL, tables_done integer NOT NULL,
+    bytes bigint NOT NULL, bytes_done bigint NOT NULL, rows bigint NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp());
+COMMENT ON TABLE pgml_distributed.progress IS 'The run that is at work, or the last one; process is its session''s'
+"""
+
+
+class Copy(NamedTuple):
+    """A table as it was brought."""
+
+    schema: str
+    name: str
+    relation: int
+    """its oid in the target"""
+    fingerprint: str
+    """see contents.fingerprints()"""
+    attached: tuple[str, ...]
+    """the indexes, constraints, triggers and the like that came with it"""
+    rows: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.schema, self.name)
+
+
+def exists(session: Session) -> bool:
+    return session.value("SELECT to_regclass('pgml_distributed.copies')") is not None
+
+
+def prepare(session: Session) -> None:
+    """Make the tables of the ledger, if they are missing."""
+    if not exists(session):
+        session.execute(_TABLES)
+
+
+def read(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Copy]:
+    """The copies of *keys* that still are where they were put."""
+    if not exists(session):
+        return {}
+    return {
+        (row.schema_name, row.table_name): Copy(
+            row.schema_name, row.table_name, row.relation, row.fingerprint, tuple(row.attached), row.rows
+        )
+        for row in session.rows(
+            "SELECT p.* FROM pgml_distributed.copies AS p"
+            " JOIN unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
+            "  ON wanted.schema = p.schema_name AND wanted.name = p.table_name"
+            " JOIN pg_class AS c ON c.oid = p.relation AND c.relname = p.table_name"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = p.schema_name",
+            _columns(keys),
+        )
+    }
+
+
+def known(session: Session) -> list[tuple[str, str]]:
+    """The tables that are remembered, wherever they are now."""
+    if not exists(session):
+        return []
+    return [
+        (row.schema_name, row.table_name)
+        for row in session.rows("SELECT schema_name, table_name FROM pgml_distributed.copies ORDER BY 1, 2")
+    ]
+
+
+def write(session: Session, copies: Sequence[Copy]) -> None:
+    """Remember *copies*, in the transaction that makes them true."""
+    forget(session, [copy.key for copy in copies])
+    session.execute(
+        "INSERT INTO pgml_distributed.copies (schema_name, table_name, relation, fingerprint, attached, rows)"
+        " SELECT r.schema, r.name, r.relation, r.fingerprint, string_to_array(r.attached, chr(1)), r.rows"
+        " FROM unnest(%s::text[], %s::text[], %s::oid[], %s::text[], %s::text[], %s::int8[])"
+        "  AS r(schema, name, relation, fingerprint, attached, rows)",
+        [
+            [copy.schema for copy in copies],
+            [copy.name for copy in copies],
+            [copy.relation for copy in copies],
+            [copy.fingerprint for copy in copies],
+            ["\x01".join(copy.attached) for copy in copies],
+            [copy.rows for copy in copies],
+        ],
+    )
+
+
+def forget(session: Session, keys: Sequence[tuple[str, str]]) -> None:
+    session.execute(
+        "DELETE FROM pgml_distributed.copies AS p USING unnest(%s::text[], %s::text[]) AS k(schema, name)"
+        " WHERE k.schema = p.schema_name AND k.name = p.table_name",
+        _columns(keys),
+    )
+
+
+def is_empty(session: Session) -> bool:
+    """Whether nothing is remembered that matters, in this or another table of the schema."""
+    return not session.value(
+        "SELECT EXISTS (SELECT FROM pgml_distributed.copies) OR EXISTS (SELECT FROM pg_class AS c"
+        " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = 'pgml_distributed'"
+        " AND c.relkind = 'r' AND c.relname NOT IN ('copies', 'progress'))"
+    )
+
+
+def drop(session: Session) -> None:
+    session.execute("DROP TABLE pgml_distributed.copies, pgml_distributed.progress; DROP SCHEMA pgml_distributed")
+
+
+def _columns(keys: Sequence[tuple[str, str]]) -> list[Any]:
+    return [[key[0] for key in keys], [key[1] for key in keys]]

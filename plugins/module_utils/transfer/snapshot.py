@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One moment of the source that several sessions read, and locks that keep its tables as they are meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    enumerate_names,
+    identifier,
+    listed,
+    literal,
+    quoted,
+    raw,
+)
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+def reading_session(endpoint: Endpoint, **settings: str) -> Session:
+    """A session that reads long, reads all rows or fails, and waits no longer than usual for a lock."""
+    session = Session(endpoint, row_security="off", synchronize_seqscans="off", **settings)
+    session.without_timeouts()
+    return session
+
+
+class Snapshot:
+    """A transaction that exports its snapshot, see
+    https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-SNAPSHOT-SYNCHRONIZATION.
+
+    *session* is read_session()'s; it sees the snapshot until release().
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        session.execute(_BEGIN)
+        self.name: str = session.value("SELECT pg_export_snapshot()")
+
+    def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
+        """Lock *tables* (oid, schema, name), and see that the snapshot still shows what they hold.
+
+        A table that was rewritten or truncated after the snapshot looks empty in it, see
+        https://www.postgresql.org/docs/current/mvcc-caveats.html.
+        """
+        if not tables:
+            return
+        names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
+        self.session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
+        oids = [oid for oid, _schema, _name in tables]
+        current = {
+            row.oid
+            for row in self.session.rows(
+                "SELECT oid FROM pg_class WHERE oid = ANY(%s)"
+                " AND (relkind <> 'r' OR relfilenode = pg_relation_filenode(oid))",
+                [oids],
+            )
+        }
+        rewritten = [quoted(schema, name) for oid, schema, name in tables if oid not in current]
+        if rewritten:
+            raise Refused(
+                "{0} changed on the source while the copy began, by TRUNCATE or a rewrite: nothing was copied. "
+                "Run it again.".format(enumerate_names(rewritten))
+            )
+
+    def release(self) -> None:
+        """End the transaction: the source may clean up rows again."""
+        self.session.close()
+
+
+def join(session: Session, name: str) -> None:
+    """Begin a transaction of *session* that sees the exported snapshot *name*."""
+    session.execute(_BEGIN)
+    session.execute(compose("SET TRANSACTION SNAPSHOT {name}", name=literal(name)))
+
+
+def select(schema: str, name: str, columns: Sequence[str], where: str | None, first: int, end: int | None) -> Any:
+    """The rows of a table, or of a range of its blocks."""
+    conditions = []
+    if first:
+        conditions.append(compose("ctid >= {tid}", tid=literal("({0},0)".format(first))))
+    if end is not None:
+        conditions.append(compose("ctid < {tid}", tid=literal("({0},0)".format(end))))
+    if where is not None:
+        conditions.append(compose("({where}\n)", where=raw(where)))
+    return compose(
+        "SELECT {columns} FROM ONLY {table}{where}",
+        columns=listed([identifier(column) for column in columns]),
+        table=identifier(schema, name),
+        where=compose(" WHERE {all}", all=raw(" AND ").join(conditions)) if conditions else raw(""),
+    )

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Schemas beside the real ones, in which tables are made and filled before they take the place of others."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Iterable, Mapping, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, TimedOut
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    identifier,
+    listed,
+    literal,
+    raw,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import RUN_LOCK, WORKERS_LOCK
+
+NEW = "pgml_staging_"
+OLD = "pgml_old_"
+_SCHEMAS = "^pgml_(staging|old)_[0-9]+$"
+_AT_ONCE = 100
+"""Tables that one transaction drops: each takes several of the server's locks."""
+_PATIENCE_SECONDS = 30
+
+
+class Names:
+    """What the schemas of *schemas* are called while their tables are in the making, and when they are on their way out."""
+
+    def __init__(self, schemas: Iterable[str]) -> None:
+        self.numbers = {schema: number for number, schema in enumerate(sorted(set(schemas)))}
+
+    def new(self, schema: str) -> str:
+        return NEW + str(self.numbers[schema])
+
+    def old(self, schema: str) -> str:
+        return OLD + str(self.numbers[schema])
+
+    def is_new(self, schema: str) -> bool:
+        return schema.startswith(NEW)
+
+    def real(self, staging: str) -> str:
+        """The schema that a staging schema stands for."""
+        return next(schema for schema in self.numbers if self.new(schema) == staging)
+
+
+def lock_run(session: Session) -> None:
+    """Make sure that this is the only run in the session's database, for as long as the session lasts."""
+    if session.value("SELECT pg_try_advisory_lock(%s, %s)", list(RUN_LOCK)):
+        return
+    other = session.row(
+        "SELECT a.pid, date_trunc('second', a.backend_start)::text AS since FROM pg_locks AS l"
+        " JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.granted",
+        list(RUN_LOCK),
+    )
+    raise Refused(
+        "Another run fills {0}{1}: let it end first.".format(
+            session.endpoint, ", process {0.pid} since {0.since}".format(other) if other else ""
+        )
+    )
+
+
+def scratch_name(session: Session) -> str:
+    """The database beside the session's in which definitions are prepared."""
+    oid = session.value("SELECT oid FROM pg_database WHERE datname = current_database()")
+    return "pgml_scratch_{0}".format(oid)
+
+
+def drop_scratch(session: Session) -> None:
+    """Drop that database, if it is there."""
+    session.execute(compose("DROP DATABASE IF EXISTS {name} WITH (FORCE)", name=identifier(scratch_name(session))))
+
+
+def left_over(session: Session) -> list[str]:
+    """What a run that died has left: schemas, and the scratch database."""
+    return [
+        row.name
+        for row in session.rows(
+            "SELECT 'schema ' || nspname AS name FROM pg_namespace WHERE nspname ~ %s"
+            " UNION ALL SELECT 'database ' || datname FROM pg_database WHERE datname = %s ORDER BY 1",
+            [_SCHEMAS, scratch_name(session)],
+        )
+    ]
+
+
+def clean(session: Session) -> None:
+    """Remove what a run that died has left, its workers first. Needs lock_run()."""
+    _end_workers(session)
+    drop_scratch(session)
+    drop_schemas(session)
+
+
+def _end_workers(session: Session) -> None:
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while session.rows(query, list(WORKERS_LOCK)):
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                "Processes of an earlier run are still at work in {0} after {1} seconds.".format(
+                    session.endpoint, _PATIENCE_SECONDS
+                )
+            )
+        time.sleep(0.1)
+
+
+def drop_schemas(session: Session) -> None:
+    """Drop the staging schemas and what is in them, some tables at a time."""
+    while True:
+        tables = session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE n.nspname ~ %s AND c.relkind IN ('r', 'p') LIMIT %s",
+            [_SCHEMAS, _AT_ONCE],
+        )
+        if not tables:
+            break
+        names = listed([identifier(row.schema, row.name) for row in tables])
+        # What others made depend on a table was refused before; this is about the tables' own foreign keys.
+        session.execute(compose("DROP TABLE IF EXISTS {names} CASCADE", names=names))
+    for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname ~ %s", [_SCHEMAS]):
+        session.execute(compose("DROP SCHEMA {name} CASCADE", name=identifier(row.nspname)))
+
+
+def create_scratch(session: Session, endpoint: Endpoint) -> Endpoint:
+    """An empty database that takes the names and texts of the session's; returns the way to it."""
+    name = scratch_name(session)
+    if not session.value("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"):
+        raise Refused(
+            'Role "{0}" may not create databases in {1}, and one is needed for a moment to prepare the definitions: '
+            "give it CREATEDB.".format(session.value("SELECT current_user"), endpoint)
+        )
+    encoding = session.value("SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()")
+    session.execute(
+        compose(
+            "CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LC_COLLATE 'C' LC_CTYPE 'C'{strategy}",
+            name=identifier(name),
+            encoding=literal(encoding),
+            strategy=raw(" STRATEGY wal_log" if session.version >= 150000 else ""),
+        )
+    )
+    return endpoint.with_keywords(dbname=name)
+
+
+def moves(session: Session, tables: Sequence[Any], there: Mapping[str, str]) -> list[Any]:
+    """Statements that move *tables* (keys), with their statistics objects, to the schemas that *there* gives for theirs.
+
+    Indexes, constraints and the sequences of columns go with their table.
+    """
+    statements = [
+        compose("ALTER TABLE {table} SET SCHEMA {schema}", table=identifier(*key), schema=identifier(there[key[0]]))
+        for key in tables
+    ]
+    for row in session.rows(
+        "SELECT sn.nspname AS schema, s.stxname AS name FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
+        " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
+        " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name"
+        " JOIN pg_statistic_ext AS s ON s.stxrelid = c.oid JOIN pg_namespace AS sn ON sn.oid = s.stxnamespace",
+        [[key[0] for key in tables], [key[1] for key in tables]],
+    ):
+        if row.schema in there:
+            statements.append(
+                compose(
+                    "ALTER STATISTICS {name} SET SCHEMA {schema}",
+                    name=identifier(row.schema, row.name),
+                    schema=identifier(there[row.schema]),
+                )
+            )
+    return statements

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Processes that copy rows and build indexes side by side, and the order in which they do it."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import DistributedError, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import pipe, rowfiles, snapshot
+
+_FORK = multiprocessing.get_context("fork")
+
+
+class Move(NamedTuple):
+    """Rows from one place to another: from the source or a file, to the target or a file."""
+
+    label: str
+    """the table, for messages"""
+    read: str
+    """COPY ... TO STDOUT, or the path of a file"""
+    write: str
+    """COPY ... FROM STDIN, or the path of a file"""
+    first: str | None = None
+    """a statement that shares the transaction of the write"""
+
+
+class Source(NamedTuple):
+    """Where moves read from: a server under a snapshot, or files."""
+
+    endpoint: Endpoint | None
+    snapshot: str
+    encoding: str
+
+
+class Target(NamedTuple):
+    """Where moves write to: a server with these settings for the session, or files."""
+
+    endpoint: Endpoint | None
+    settings: Mapping[str, str]
+    compress: int
+
+
+class Job(NamedTuple):
+    """Something for a worker."""
+
+    key: Any
+    move: Move | None
+    statements: Sequence[str]
+    """run one by one, when there is no move"""
+    shared: frozenset[Any] = frozenset()
+    """what others with it in their *shared* may use meanwhile"""
+    exclusive: frozenset[Any] = frozenset()
+    """what nobody else may use meanwhile"""
+
+
+class Lane:
+    """A process that reads rows and this one, which writes them."""
+
+    def __init__(self, source: Source) -> None:
+        self._requests, theirs = _FORK.Pipe()
+        read_end, write_end = pipe.make()
+        self._process = _FORK.Process(target=_read, args=(source, theirs, write_end, os.getpid()), daemon=True)
+        self._process.start()
+        theirs.close()
+        os.close(write_end)
+        self._receiver = pipe.Receiver(read_end)
+
+    def move(self, move: Move, target: Session | None, compress: int) -> int | None:
+        """Carry out *move* and return the number of rows, which both servers' COPY tags agree on; None between files."""
+        self._requests.send(move.read)
+        stream = self._receiver.begin()
+        try:
+            if target is None:
+                rowfiles.write(move.write, compress, stream)
+                written = None
+            else:
+                written = target.copy_in(move.write, stream, pipe.BLOCK)
+                stream.drain()
+        except (pipe.SenderGone, DistributedError) as error:
+            # psycopg2 makes an error of its own of one that it meets while it reads.
+            cause = stream.failure
+            if cause:
+                raise ServerRefused("{0} could not be read: {1}".format(move.label, cause)) from None
+            raise ServerRefused("{0} could not be copied: {1}".format(move.label, error)) from None
+        read = (stream.outcome or {}).get("rows")
+        if None not in (read, written) and read != written:
+            raise ServerRefused(
+                "{0} was sent with {1} rows and arrived with {2}: nothing was kept.".format(move.label, read, written)
+            )
+        return written if read is None else read
+
+    def close(self) -> None:
+        """End the reader, and with it its hold on the snapshot."""
+        self._requests.close()
+        self._process.join()
+
+
+def _read(source: Source, requests: Any, descriptor: int, parent: int) -> None:
+    """The life of a reader: each request is sent as one stream, with its number of rows or an error at the end."""
+    _isolate({requests.fileno(), descriptor})
+    _die_with(parent)
+    sender = pipe.Sender(descriptor)
+    session = None
+    while True:
+        try:
+            request = requests.recv()
+        except EOFError:
+            return
+        try:
+            if source.endpoint is None:
+                rowfiles.read(request, sender.file)
+                outcome: dict[str, Any] = {}
+            else:
+                if session is None:
+                    session = snapshot.reading_session(source.endpoint, client_encoding=source.encoding)
+                    snapshot.join(session, source.snapshot)
+                outcome = {"rows": session.copy_out(request, sender.file)}
+        except DistributedError as error:
+            outcome = {"error": str(error)}
+        sender.end(outcome)
+
+
+def _isolate(keep: set[int]) -> None:
+    """Close what this process inherited, such as connections, which would else stay open when its parent has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silent = os.open(os.devnull, os.O_RDWR)
+    os.dup2(silent, 0)
+    os.dup2(silent, 1)
+    low = 3
+    for descriptor in sorted(keep):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, 1 << 16)
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent has ended, whatever it waits for meanwhile."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            pause.wait(0.5)
+        os._exit(1)
+
+    pause = threading.Event()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Workers:
+    """*count* processes with a session at the target and a lane each; both are opened when they are first needed."""
+
+    def __init__(self, count: int, source: Source, target: Target) -> None:
+        self._connections: list[Any] = []
+        self._processes: list[Any] = []
+        for _number in range(count):
+            ours, theirs = _FORK.Pipe()
+            process = _FORK.Process(target=_work, args=(source, target, theirs, os.getpid()))
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: Any, *_exc_info: Any) -> None:
+        for connection, process in zip(self._connections, self._processes):
+            if kind is not None:
+                process.kill()
+            connection.close()
+        for process in self._processes:
+            process.join()
+
+    def run(
+        self, jobs: Iterable[Job], done: Callable[[Job, int | None], Iterable[Job]], moved: Callable[[], None]
+    ) -> None:
+        """Run *jobs* and those that *done*, called with each job and its rows, gives in return; those with a move first.
+
+        *moved* is called once, when no rows are left to be read.
+        """
+        queue = _Queue(jobs)
+        busy: dict[Any, Job] = {}
+        idle = list(self._connections)
+        reading = True
+        while queue or busy:
+            while idle:
+                job = queue.next(busy.values())
+                if job is None:
+                    break
+                connection = idle.pop(0)
+                _send(connection, (job.move, job.statements))
+                busy[connection] = job
+            ready: list[Any] = multiprocessing.connection.wait(list(busy))
+            for connection in ready:
+                job = busy.pop(connection)
+                queue.add(done(job, _result(connection)))
+                idle.append(connection)
+            if reading and not queue.moves and not any(job.move for job in busy.values()):
+                reading = False
+                for connection in idle:
+                    _send(connection, None)
+                for connection in busy:
+                    _send(connection, None)
+                moved()
+
+
+def _send(connection: Any, message: Any) -> None:
+    try:
+        connection.send(message)
+    except OSError:
+        raise ServerRefused(_WORKER_GONE) from None
+
+
+def _result(connection: Any) -> int | None:
+    try:
+        rows, failure = connection.recv()
+    except EOFError:
+        raise ServerRefused(_WORKER_GONE) from None
+    if failure is not None:
+        kind, message, details = failure
+        raise kind(message, **details)
+    result: int | None = rows
+    return result
+
+
+_WORKER_GONE = "A process that copies rows was killed. The target is as it was; run it again."
+
+
+class _Queue:
+    """Jobs that wait: moves first, and none that would wait at the server for a lock of another."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self.moves: collections.deque[Job] = collections.deque()
+        self._others: list[Job] = []
+        self.add(jobs)
+
+    def __bool__(self) -> bool:
+        return bool(self.moves or self._others)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.move:
+                self.moves.append(job)
+            else:
+                self._others.append(job)
+
+    def next(self, running: Iterable[Job]) -> Job | None:
+        if self.moves:
+            return self.moves.popleft()
+        exclusive = frozenset().union(*[job.exclusive for job in running])
+        used = exclusive.union(*[job.shared for job in running])
+        for number, job in enumerate(self._others):
+            if not (job.exclusive & used or job.shared & exclusive):
+                return self._others.pop(number)
+        return None
+
+
+def _work(source: Source, target: Target, connection: Any, parent: int) -> None:
+    """The life of a worker: one job after the other; None says that there are no more rows to move."""
+    _isolate({connection.fileno()})
+    _die_with(parent)
+    session = None
+    lane = None
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if message is None:
+            if lane:
+                lane.close()
+                lane = None
+            continue
+        move, statements = message
+        rows = None
+        failure = None
+        try:
+            if session is None and target.endpoint is not None:
+                session = writing_session(target.endpoint, target.settings)
+            if move:
+                lane = lane or Lane(source)
+                rows = _move(lane, session, move, target.compress)
+            elif session:
+                for statement in statements:
+                    session.execute(statement)
+        except DistributedError as error:
+            failure = (type(error), str(error), error.details)
+        except Exception as error:  # a worker that died silently would say less
+            failure = (ServerRefused, "A worker failed: {0!r}".format(error), {})
+        connection.send((rows, failure))
+
+
+def _move(lane: Lane, session: Session | None, move: Move, compress: int) -> int | None:
+    if session is None or move.first is None:
+        return lane.move(move, session, compress)
+    with session.transaction():
+        session.execute(move.first)
+        return lane.move(move, session, compress)
+
+
+def writing_session(endpoint: Endpoint, settings: Mapping[str, str]) -> Session:
+    """A session that loads rows and builds indexes."""
+    session = Session(endpoint, **settings)
+    session.without_timeouts()
+    session.execute("SELECT pg_advisory_lock_shared({0}, {1})".format(*WORKERS_LOCK))
+    return session
+
+
+RUN_LOCK = (0x70676D6C, 0)
+"""Advisory lock of the one run that a database may have at a time."""
+WORKERS_LOCK = (0x70676D6C, 1)
+"""Shared by the workers of that run, so that the next one finds those that outlived it."""
