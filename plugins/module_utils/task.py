@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import tempfile
 import traceback
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -99,6 +100,7 @@ def run(options: dict[str, Any], body: Callable[[Task], None], **constraints: An
         importlib.import_module("psycopg2")
     except ImportError:
         module.fail_json(msg=missing_required_lib("psycopg2"), exception=traceback.format_exc())
+    tempfile.tempdir = module.tmpdir  # Ansible removes it, even when this process is killed
     task = Task(module.params, module.check_mode, module.warn, module.run_command)
     try:
         body(task)

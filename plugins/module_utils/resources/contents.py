@@ -209,7 +209,7 @@ def fingerprints(session: Session, tables: Sequence[Table]) -> dict[tuple[str, s
 
 _FINGERPRINTS = (
     "SELECT c.oid, md5(concat_ws('/', (SELECT system_identifier FROM pg_control_system()), current_database(),"
-    "  pg_postmaster_start_time(), c.oid, c.xmin, pg_relation_filenode(c.oid), pg_table_size(c.oid), asked.words,"
+    "  pg_postmaster_start_time(), c.oid, c.xmin, pg_relation_filenode(c.oid), pg_relation_size(c.oid), asked.words,"
     "  s.n_tup_ins, s.n_tup_upd, s.n_tup_del,"
     "  (SELECT string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid),"
     "  (SELECT string_agg(i.indexrelid || ':' || i.xmin, ',' ORDER BY i.indexrelid) FROM pg_index AS i WHERE i.indrelid = c.oid),"

@@ -9,7 +9,11 @@ import shutil
 import tempfile
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    ServerRefused,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -147,6 +151,7 @@ def _stream(task: Task) -> None:
             verdict = _judge(session, task.params, request.wanted, request.fingerprints)
             _report(task, session, request.wanted, verdict, request.not_moved)
             if not verdict.keys:
+                _tidy(task, session)
                 return
             wanted = [table for table in request.wanted if table.key in set(verdict.keys)]
             if session:
@@ -311,6 +316,15 @@ def _make_ready(session: Session) -> None:
     staging.clean(session)
 
 
+def _tidy(task: Task, session: Session | None) -> None:
+    """Remove what a run that died after its last transaction has left."""
+    left = staging.left_over(session) if session else []
+    if session and left and staging.is_first(session):
+        task.note(*["Drop {0}, which a run that died has left".format(name) for name in left])
+        if not task.check_mode:
+            staging.clean(session)
+
+
 def _roles(session: Session) -> list[str]:
     return [row.rolname for row in session.rows("SELECT rolname FROM pg_roles")]
 
@@ -370,7 +384,12 @@ def _fill(
     replaced = [] if emptied else [key for key in goods.keys if key in there]
     wishes = Wishes(params["owner"], params["no_privileges"], _jobs(params), emptied, replaced)
     run = Filling(session, goods, drafts, wishes, exchange.attached(session, replaced))
-    run.fill(source, cargo, moved)
+    try:
+        run.fill(source, cargo, moved)
+    except BaseException:
+        with contextlib.suppress(DistributedError):
+            staging.clean(session)
+        raise
     formats = {item.key: "binary" if item.binary else "text" for item in cargo}
     task.result.update(
         left_out=goods.left_out,
@@ -527,6 +546,7 @@ def _restore(task: Task) -> None:
         verdict = _judge_archive(session, params, goods)
         _report(task, session, goods.tables, verdict, goods.not_moved)
         if not verdict.keys:
+            _tidy(task, session)
             return
         if session:
             with task.lenient():
@@ -565,17 +585,12 @@ def _forget(task: Task) -> None:
         if params["schemas"] or params["all_tables"]:
             wanted = None if params["all_tables"] else params["schemas"]
             keys += [key for key in ledger.known(session) if wanted is None or key[0] in wanted]
-        known = [key for key in keys if key in set(ledger.known(session))]
-        left = staging.left_over(session)
-        task.note(*["Forget the copy of {0}".format(quoted(*key)) for key in dict.fromkeys(known)])
-        task.note(*["Drop {0}, which a run that died has left".format(name) for name in left])
-        if task.check_mode:
-            return
-        if left:
-            _make_ready(session)
+        remembered = set(ledger.known(session))
+        known = [key for key in dict.fromkeys(keys) if key in remembered]
+        task.note(*["Forget the copy of {0}".format(quoted(*key)) for key in known])
+        _tidy(task, session)
         if ledger.exists(session):
-            ledger.forget(session, known)
-            if ledger.is_empty(session):
-                if not known:
-                    task.note("Drop schema pgml_distributed, which is empty")
-                ledger.drop(session)
+            if ledger.holds_only(session, known):
+                task.apply(session, [ledger.removal()])
+            elif not task.check_mode:
+                ledger.forget(session, known)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from typing import Any, Collection, Iterable, NamedTuple, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
@@ -89,7 +90,7 @@ def read(
 
 def not_moved(session: Session, wanted_schemas: Sequence[str] | None) -> list[dict[str, str]]:
     """What the request means and doesn't travel: views, materialized views, foreign and unlogged tables, large objects."""
-    found = tables.not_movable(session, wanted_schemas)
+    found = tables.not_movable(session, wanted_schemas, views=True)
     if wanted_schemas is None:
         count = contents.large_objects(session)
         if count:
@@ -116,6 +117,11 @@ def save(shipment: Shipment, files: Sequence[RowFile], directory: str) -> None:
         "left_out": shipment.left_out,
         "not_moved": shipment.not_moved,
         "files": [item._asdict() for item in files],
+        "definitions": {
+            name: _digest(os.path.join(directory, name))
+            for name in (blueprint.TABLES_FILE, blueprint.SUPPORT_FILE)
+            if os.path.exists(os.path.join(directory, name))
+        },
     }
     with open(os.path.join(directory, MANIFEST), "w", encoding="utf-8") as handle:
         json.dump(facts, handle, indent=1)
@@ -135,13 +141,14 @@ def load(directory: str) -> tuple[Shipment, list[RowFile]]:
                 "reads {2}): dump it again.".format(directory, facts["manifest_version"], _MANIFEST_VERSION)
             )
         shipment, files = _shipment(facts)
+        facts["definitions"].items()
     except OSError as error:
         raise Refused(
             "There is no archive to restore in {0}: {1}. Dump it first.".format(directory, error.strerror)
         ) from None
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise Refused("The archive's file {0} is damaged: dump it again.".format(path)) from None
-    _refuse_incomplete(directory, files)
+    _refuse_incomplete(directory, files, facts["definitions"])
     return shipment, files
 
 
@@ -177,19 +184,30 @@ def _table(facts: dict[str, Any]) -> Table:
     return Table(**{**facts, "columns": columns and tuple(columns), "top": top and tuple(top)})
 
 
-def _refuse_incomplete(directory: str, files: Iterable[RowFile]) -> None:
-    expected = {item.path: item.size for item in files}
-    for name in (blueprint.TABLES_FILE,):
-        expected.setdefault(name, -1)
-    for name, size in expected.items():
+def _digest(path: str) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.sha256(handle.read()).hexdigest()
+
+
+def _refuse_incomplete(directory: str, files: Iterable[RowFile], digests: Mapping[str, str]) -> None:
+    """Refuse an archive with files that are missing or not as they were written. gzip itself checks the rows as they are read."""
+    for name, digest in digests.items():
         path = os.path.join(directory, name)
+        if not os.path.exists(path):
+            raise Refused("The archive {0} lacks its file {1}: dump it again.".format(directory, name))
+        if _digest(path) != digest:
+            raise Refused("The archive's file {0} is damaged: dump it again.".format(path))
+    for item in files:
+        path = os.path.join(directory, item.path)
         try:
             there = os.path.getsize(path)
         except OSError:
-            raise Refused("The archive {0} lacks its file {1}: dump it again.".format(directory, name)) from None
-        if size not in (-1, there):
+            raise Refused("The archive {0} lacks its file {1}: dump it again.".format(directory, item.path)) from None
+        if there != item.size:
             raise Refused(
-                "The archive's file {0} has {1} bytes and should have {2}: dump it again.".format(path, there, size)
+                "The archive's file {0} has {1} bytes and should have {2}: dump it again.".format(
+                    path, there, item.size
+                )
             )
 
 

@@ -156,19 +156,22 @@ def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
     ]
 
 
-def not_movable(session: Session, schemas: Sequence[str] | None) -> list[dict[str, str]]:
-    """What lies in *schemas*, or in the database, and doesn't travel: unlogged and foreign tables, materialized views."""
+def not_movable(session: Session, schemas: Sequence[str] | None, views: bool = False) -> list[dict[str, str]]:
+    """What lies in *schemas*, or in the database, and doesn't travel: unlogged and foreign tables, materialized views,
+    and plain *views* if asked."""
     return [
         {"name": quoted(row.schema, row.name), "reason": row.reason}
         for row in session.rows(
             "SELECT n.nspname AS schema, c.relname AS name, CASE WHEN c.relkind = 'm' THEN 'materialized view'"
-            " WHEN c.relkind = 'f' THEN 'foreign table' ELSE 'unlogged table' END AS reason"
+            " WHEN c.relkind = 'f' THEN 'foreign table' WHEN c.relkind = 'v' THEN 'view' ELSE 'unlogged table' END AS reason"
             " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-            " WHERE (c.relkind IN ('m', 'f') OR c.relkind IN ('r', 'p') AND c.relpersistence = 'u')"
+            " WHERE (c.relkind IN ('m', 'f') OR c.relkind = 'v' AND %(views)s"
+            " AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')"
+            " OR c.relkind IN ('r', 'p') AND c.relpersistence = 'u')"
             " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND "
             + _USER_SCHEMAS
             + " ORDER BY 1, 2",
-            {"schemas": None if schemas is None else list(schemas)},
+            {"schemas": None if schemas is None else list(schemas), "views": views},
         )
     ]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change, raw
 
 SCHEMA = "pgml_distributed"
 
@@ -111,17 +112,19 @@ def forget(session: Session, keys: Sequence[tuple[str, str]]) -> None:
     )
 
 
-def is_empty(session: Session) -> bool:
-    """Whether nothing is remembered that matters, in this or another table of the schema."""
-    return not session.value(
-        "SELECT EXISTS (SELECT FROM pgml_distributed.copies) OR EXISTS (SELECT FROM pg_class AS c"
-        " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = 'pgml_distributed'"
-        " AND c.relkind = 'r' AND c.relname NOT IN ('copies', 'progress'))"
+def holds_only(session: Session, keys: Sequence[tuple[str, str]]) -> bool:
+    """Whether nothing else is remembered than *keys*, in this or another table of the schema."""
+    others = session.value(
+        "SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'pgml_distributed' AND c.relkind = 'r' AND c.relname NOT IN ('copies', 'progress'))"
     )
+    return not others and set(known(session)) <= set(keys)
 
 
-def drop(session: Session) -> None:
-    session.execute("DROP TABLE pgml_distributed.copies, pgml_distributed.progress; DROP SCHEMA pgml_distributed")
+def removal() -> Change:
+    """The step that removes the ledger."""
+    statement = raw("DROP TABLE pgml_distributed.copies, pgml_distributed.progress; DROP SCHEMA pgml_distributed")
+    return Change(statement, "Drop schema {0}, which is empty".format(SCHEMA))
 
 
 def _columns(keys: Sequence[tuple[str, str]]) -> list[Any]:

@@ -104,6 +104,10 @@ class Receiver:
         self.size += len(data)
         return data
 
+    def close(self) -> None:
+        """Stop listening; a sender that is at it fails."""
+        self._file.close()
+
     def drain(self) -> None:
         """Read to the end of a stream, which text COPY may stop short of."""
         while self.read():

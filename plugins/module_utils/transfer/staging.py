@@ -46,9 +46,14 @@ class Names:
         return next(schema for schema in self.numbers if self.new(schema) == staging)
 
 
+def is_first(session: Session) -> bool:
+    """Whether the session now is that of the only run in its database, for as long as it lasts."""
+    return bool(session.value("SELECT pg_try_advisory_lock(%s, %s)", list(RUN_LOCK)))
+
+
 def lock_run(session: Session) -> None:
-    """Make sure that this is the only run in the session's database, for as long as the session lasts."""
-    if session.value("SELECT pg_try_advisory_lock(%s, %s)", list(RUN_LOCK)):
+    """Make sure that this is the only run in the session's database."""
+    if is_first(session):
         return
     other = session.row(
         "SELECT a.pid, date_trunc('second', a.backend_start)::text AS since FROM pg_locks AS l"

@@ -98,8 +98,9 @@ class Lane:
         return written if read is None else read
 
     def close(self) -> None:
-        """End the reader, and with it its hold on the snapshot."""
+        """End the reader, whatever it is at, and with it its hold on the snapshot."""
         self._requests.close()
+        self._receiver.close()
         self._process.join()
 
 
@@ -132,8 +133,8 @@ def _isolate(keep: set[int]) -> None:
     """Close what this process inherited, such as connections, which would else stay open when its parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silent = os.open(os.devnull, os.O_RDWR)
-    os.dup2(silent, 0)
-    os.dup2(silent, 1)
+    for standard in range(3):
+        os.dup2(silent, standard)
     low = 3
     for descriptor in sorted(keep):
         os.closerange(low, descriptor)
