@@ -43,6 +43,7 @@ WEIRD = {
         playbooks.Unsafe(AWKWARD_TABLES[1]),
     ],
 }
+PLAIN = {**WEIRD, "tables": [playbooks.Unsafe(AWKWARD_TABLES[1])]}
 LOG = {"name": "log", "database": "crm", "target_database": "crm", "tables": ["events"]}
 CHANGE = "UPDATE users SET full_name = full_name || '.' WHERE user_id = 1"
 DROP = ("-e", "pgml_teardown_drop=true")
@@ -64,9 +65,9 @@ STEPS = {
     "changed check": Step("distribute.yml", ("--check", "--diff"), change=True),
     "changed run": Step("distribute.yml"),
     "without the first": Step("distribute.yml", ("--limit", "prod,ml-2")),
-    "archive check": Step("distribute.yml", ("--check",), "archive", change=True),
-    "archive run": Step("distribute.yml", (), "archive"),
-    "archive again": Step("distribute.yml", ("--diff",), "archive"),
+    "archive check": Step("distribute.yml", ("--check",), "archive", change=True, distributions=(SHOP, PLAIN)),
+    "archive run": Step("distribute.yml", (), "archive", distributions=(SHOP, PLAIN)),
+    "archive again": Step("distribute.yml", ("--diff",), "archive", distributions=(SHOP, PLAIN)),
     "teardown check": Step("teardown.yml", ("--check",)),
     "teardown": Step("teardown.yml"),
     "second teardown": Step("teardown.yml"),
@@ -82,6 +83,8 @@ class Story:
     def __init__(self, ansible: Ansible, primary: Cluster, replicas: dict[str, Cluster]) -> None:
         self.servers = {"prod": primary, **replicas}
         self.archives = {name: ansible.directory / name for name in replicas}
+        for path in self.archives.values():
+            path.mkdir()
         self.runs: dict[str, Run] = {}
         self.after: dict[str, dict[str, Any]] = {"nothing": self._look()}
         self.rows: dict[str, dict[str, Any]] = {}
@@ -99,7 +102,7 @@ class Story:
             self.rows[name] = {name: _rows(server) for name, server in self.servers.items()}
 
     def _look(self) -> dict[str, Any]:
-        archives = {name: sorted(path.iterdir()) if path.exists() else [] for name, path in self.archives.items()}
+        archives = {name: sorted(path.iterdir()) for name, path in self.archives.items()}
         return {name: {**snapshot(server), "archives": archives.get(name)} for name, server in self.servers.items()}
 
     def changed_between(self, step: str, later: str) -> dict[str, list[str]]:
