@@ -9,13 +9,10 @@ timed, beside one of two ping tasks, which is what Ansible itself costs, and bes
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import re
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,53 +22,15 @@ from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
-import yaml  # type: ignore[import-untyped]
 from psycopg2.sql import SQL, Identifier
 
+from benchmarks.common import COLLECTIONS, README, Ansible, spread, version_of_theirs, write
 from benchmarks.wirings import Tasks, Wiring, bare, wired
 from tests.support import majors, modules
 from tests.support.cluster import Cluster, make_directory
 
-COLLECTIONS = majors.REPOSITORY / ".ansible" / "collections"
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- thousand_tables:begin -->", "<!-- thousand_tables:end -->"
 FEWER_TABLES = (10, 100)
 """The numbers of tables at which statements are counted too."""
-
-
-class Ansible:
-    """Runs plays in a directory of its own, in which everything lands that Ansible writes."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PG"))},
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
-            "ANSIBLE_HOME": str(directory / "home"),
-            "ANSIBLE_REMOTE_TEMP": str(directory / "remote"),
-            "ANSIBLE_NOCOLOR": "1",
-        }
-
-    def run(self, tasks: Tasks) -> tuple[float, set[str]]:
-        """Run a play of these tasks; returns the seconds it took and the names of the tasks that changed something."""
-        play = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": sys.executable},
-            "tasks": tasks,
-        }
-        playbook = self._directory / "playbook.yml"
-        playbook.write_text(yaml.safe_dump([play], sort_keys=False), encoding="utf-8")
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(playbook)]
-        start = time.perf_counter()
-        result = subprocess.run(
-            command, cwd=self._directory, env=self._environment, capture_output=True, text=True, check=False
-        )
-        seconds = time.perf_counter() - start
-        if result.returncode != 0:
-            raise RuntimeError(f"ansible-playbook failed ({result.returncode}):\n{result.stdout}{result.stderr}")
-        return seconds, set(re.findall(r"^TASK \[(.*?)\] \*+\n(?:.+\n)*?changed: ", result.stdout, re.MULTILINE))
 
 
 def run_modules(tasks: Tasks) -> float:
@@ -139,7 +98,7 @@ def report(wirings: list[Wiring], ping: Wiring, server: str, count: int) -> str:
     versions = [
         server,
         f"ansible-core {version('ansible-core')}",
-        f"community.postgresql {_version_of_theirs()}",
+        f"community.postgresql {version_of_theirs()}",
         f"Python {platform.python_version()}",
         f"{len(os.sched_getaffinity(0))} cores",
     ]
@@ -158,36 +117,18 @@ def report(wirings: list[Wiring], ping: Wiring, server: str, count: int) -> str:
     ]
     for tables in mine.statements:
         lines.append(_row(f"SQL statements, {tables} tables", *(str(wiring.statements[tables]) for wiring in wirings)))
-    return "\n".join([*lines, "", f"The play of two `ping` tasks takes {_spread(ping.seconds)}."])
+    return "\n".join([*lines, "", f"The play of two `ping` tasks takes {spread(ping.seconds)}."])
 
 
 def _timed(label: str, *measured: list[float]) -> str:
     medians = [statistics.median(seconds) for seconds in measured]
-    return _row(label, *map(_spread, measured), ratios=[medians[0] / median for median in medians[1:]])
+    return _row(label, *map(spread, measured), ratios=[medians[0] / median for median in medians[1:]])
 
 
 def _row(label: str, *cells: str, ratios: Sequence[float] = ()) -> str:
     mine, theirs, checked = [*cells, ""][:3]
     first, second = [*(f"{ratio:.2f}" for ratio in ratios), "", ""][:2]
     return f"| {label} | {mine} | {theirs} | {first} | {checked} | {second} |"
-
-
-def _spread(seconds: list[float]) -> str:
-    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
-
-
-def _version_of_theirs() -> str:
-    manifest = COLLECTIONS / "ansible_collections" / "community" / "postgresql" / "MANIFEST.json"
-    return str(json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]["version"])
-
-
-def write(text: str) -> None:
-    """Put the report between its marks in the README."""
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise RuntimeError(f"{README} lacks the marks {BEGIN} and {END}")
-    README.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -207,7 +148,7 @@ def main() -> None:
     text = benchmark(programs[major], arguments.tables, arguments.rounds)
     print(text)
     if arguments.write:
-        write(text)
+        write("thousand_tables", text)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.common import Tasks
 from tests.support.cluster import Cluster
 from tests.support.pair import Pair, Place, pair_of
-
-Tasks = list[dict[str, Any]]
 
 # One COMMIT per hundred tables keeps within the locks that a server has room for by default.
 _MAKE_TABLES = """

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ways to bring a database's tables to another server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import COLLECTIONS, Ansible
+from tests.support.pair import Place
+
+MODULE = "ansible_collections.postgresml.distributed.plugins.modules.pgml_dump_restore"
+JOBS = 2
+
+
+@dataclass
+class Job:
+    """A filled source, an empty target, and an empty directory."""
+
+    source: Place
+    target: Place
+    directory: Path
+
+    def run(self, *command: str, **environment: str) -> None:
+        """Run a program until it succeeds."""
+        self._check(subprocess.run(command, cwd=self.directory, env=self._environment(environment), **self._kept()))
+
+    def pipe(self, *commands: list[str]) -> None:
+        """Run two programs, the second on what the first prints."""
+        environment = self._environment({})
+        with subprocess.Popen(commands[0], cwd=self.directory, env=environment, stdout=subprocess.PIPE) as first:
+            second = subprocess.run(
+                commands[1], cwd=self.directory, env=environment, stdin=first.stdout, **self._kept()
+            )
+        self._check(second)
+        if first.returncode != 0:
+            raise RuntimeError(f"{commands[0][0]} failed ({first.returncode})")
+
+    def program(self, name: str, place: Place, *options: str) -> list[str]:
+        """The command of a client program of PostgreSQL."""
+        return [str(place.cluster.bin_dir / name), f"--dbname={dsn(place)}", *options]
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PG"))}
+        passwords = self.directory / "passwords"
+        if not passwords.exists():
+            passwords.touch(mode=0o600)
+            clusters = (self.source.cluster, self.target.cluster)
+            passwords.write_text("".join(f"{c.host}:{c.port}:*:{c.user}:{c.password}\n" for c in clusters))
+        path = f"{self.target.cluster.bin_dir}{os.pathsep}{environment['PATH']}"
+        return {**environment, "PATH": path, "PGPASSFILE": str(passwords), **more}
+
+    @staticmethod
+    def _kept() -> dict[str, object]:
+        return {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "check": False}
+
+    @staticmethod
+    def _check(result: subprocess.CompletedProcess[str]) -> None:
+        if result.returncode != 0:
+            raise RuntimeError(f"{result.args[0]} failed ({result.returncode}):\n{result.stdout[-3000:]}")
+
+
+def dsn(place: Place) -> str:
+    """A connection string without the password."""
+    cluster = place.cluster
+    return f"host={cluster.host} port={cluster.port} user={cluster.user} dbname={place.database}"
+
+
+def ours(job: Job) -> None:
+    """Run the module as a process of its own, as Ansible does, with the options that it needs and no others."""
+    source = job.source.cluster.source(job.source.database)
+    options = {**job.target.login, "source": source, "all_tables": True}
+    path = job.directory / "options.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": options}), encoding="utf-8")
+    job.run(sys.executable, "-m", MODULE, str(path), PYTHONPATH=str(COLLECTIONS))
+
+
+def pipe(job: Job) -> None:
+    restore = job.program("psql", job.target, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
+    job.pipe(job.program("pg_dump", job.source), restore)
+
+
+def directory(job: Job, *options: str) -> None:
+    archive = str(job.directory / "archive")
+    job.run(*job.program("pg_dump", job.source, "-Fd", f"-j{JOBS}", f"--file={archive}", *options))
+    job.run(*job.program("pg_restore", job.target, f"-j{JOBS}", "--exit-on-error", archive))
+
+
+def directory_uncompressed(job: Job) -> None:
+    directory(job, "-Z0")
+
+
+def pgcopydb(job: Job, *options: str) -> None:
+    jobs = [f"--table-jobs={JOBS}", f"--index-jobs={JOBS}"]
+    ends = ["--source", dsn(job.source), "--target", dsn(job.target), "--dir", str(job.directory / "pgcopydb")]
+    job.run("pgcopydb", "clone", *ends, *jobs, *options)
+
+
+def pgcopydb_binary(job: Job) -> None:
+    pgcopydb(job, "--use-copy-binary")
+
+
+def pgcopydb_split(job: Job) -> None:
+    pgcopydb(job, "--use-copy-binary", "--split-tables-larger-than=200MB")
+
+
+def postgres_fdw(job: Job) -> None:
+    """Have the target's server read the rows, between the halves of the definitions."""
+    restore = job.program("psql", job.target, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
+
+    def section(name: str) -> None:
+        job.pipe(job.program("pg_dump", job.source, "--schema-only", f"--section={name}"), restore)
+
+    section("pre-data")
+    cluster = job.source.cluster
+    job.target.sql(
+        f"CREATE EXTENSION postgres_fdw; CREATE SCHEMA far; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS"
+        f" (host '{cluster.host}', port '{cluster.port}', dbname '{job.source.database}', fetch_size '10000');"
+        f" CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (user '{cluster.user}', password '{cluster.password}');"
+        " IMPORT FOREIGN SCHEMA public FROM SERVER far INTO far"
+    )
+    for (table,) in job.target.sql("SELECT relname::text FROM pg_class WHERE relnamespace = 'far'::regnamespace"):
+        job.target.sql(f'INSERT INTO public."{table}" SELECT * FROM far."{table}"')
+    job.target.sql("SET client_min_messages = error; DROP SCHEMA far CASCADE; DROP EXTENSION postgres_fdw CASCADE")
+    section("post-data")
+
+
+def postgresql_db(job: Job) -> None:
+    """Dump and restore by two tasks of a play."""
+
+    def task(name: str, place: Place) -> dict[str, object]:
+        login = {key: value for key, value in place.login.items() if key != "login_db"}
+        options = {**login, "name": place.database, "state": name, "target": str(job.directory / "dump.sql")}
+        return {"name": name, "community.postgresql.postgresql_db": options}
+
+    Ansible(job.directory).run([task("dump", job.source), task("restore", job.target)])
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A contestant."""
+
+    title: str
+    run: Callable[[Job], None]
+    program: str = ""
+    """what it needs beside PostgreSQL's own programs"""
+
+    @property
+    def there(self) -> bool:
+        return not self.program or shutil.which(self.program) is not None
+
+
+PEERS = {
+    "ours": Peer("**`pgml_dump_restore`**", ours),
+    "pipe": Peer("`pg_dump \\| psql`", pipe),
+    "directory": Peer(f"`pg_dump -Fd -j{JOBS}`, `pg_restore -j{JOBS}`", directory),
+    "directory-z0": Peer(f"`pg_dump -Fd -j{JOBS} -Z0`, `pg_restore -j{JOBS}`", directory_uncompressed),
+    "pgcopydb": Peer("`pgcopydb clone`", pgcopydb, "pgcopydb"),
+    "pgcopydb-binary": Peer("`pgcopydb clone --use-copy-binary`", pgcopydb_binary, "pgcopydb"),
+    "pgcopydb-split": Peer(
+        "`pgcopydb clone --use-copy-binary --split-tables-larger-than=200MB`", pgcopydb_split, "pgcopydb"
+    ),
+    "fdw": Peer("`postgres_fdw`, `INSERT ... SELECT`", postgres_fdw),
+    "postgresql_db": Peer("`community.postgresql.postgresql_db`, dump and restore", postgresql_db),
+}
+
+
+def pgcopydb_version() -> str:
+    """Which pgcopydb is installed."""
+    output = subprocess.run(["pgcopydb", "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"pgcopydb version (\S+)", output)
+    return match[1] if match else "unknown"
