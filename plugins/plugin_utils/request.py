@@ -58,7 +58,9 @@ def _entry_problems(entry: Any) -> list[str]:
             )
         )
     if strategy == "logical" and "exclude_tables" in entry:
-        words = "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump."
+        words = (
+            "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump."
+        )
         found.append(words.format(label))
     for key in ("tables", "schemas", "exclude_tables"):
         if key in entry and not _is_list(entry[key]):

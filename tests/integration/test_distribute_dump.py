@@ -120,7 +120,9 @@ def _rows(server: Cluster) -> dict[str, str]:
     wanted += [(AWKWARD, table) for table in AWKWARD_TABLES] + [(AWKWARD_TARGET, table) for table in AWKWARD_TABLES]
     existing = playbooks.databases(server)
     return {
-        table: server.sql(f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} AS t", dbname=dbname)[0][0]
+        table: server.sql(f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} AS t", dbname=dbname)[0][
+            0
+        ]
         for dbname, table in wanted
         if dbname in existing and server.sql("SELECT to_regclass(%s)", [table], dbname=dbname)[0][0]
     }

@@ -11,7 +11,13 @@ SHOP = {"name": "shop", "database": "shop", "tables": ["users", {"name": "public
 
 def test_a_sound_request_has_no_problems():
     other = {"name": "crm", "database": "crm", "strategy": "logical", "schemas": ["public"], "target_database": "ml"}
-    rest = {"name": "rest", "database": "shop", "strategy": "dump", "schemas": ["stock"], "exclude_tables": ["stock.log"]}
+    rest = {
+        "name": "rest",
+        "database": "shop",
+        "strategy": "dump",
+        "schemas": ["stock"],
+        "exclude_tables": ["stock.log"],
+    }
     assert request.problems([SHOP, other, rest], ["ml-1", "ml-2"]) == []
 
 
