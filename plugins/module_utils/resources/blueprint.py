@@ -203,16 +203,14 @@ class Drafts:
         return [words for _catalog, _oid, words, _comments in lacking]
 
     def rehearse(self, target: Session, names: Names) -> Blueprint:
-        """The Blueprint, made in a scratch database on the target's server, which is removed again."""
+        """The Blueprint, made in a scratch database on the target's server. The caller drops it, which takes a checkpoint
+        and therefore a while."""
         endpoint = staging.create_scratch(target, target.endpoint)
-        try:
-            with Session(endpoint, synchronous_commit="off", lock_timeout="0") as scratch:
-                scratch.without_timeouts()
-                self._restore(scratch)
-                self._move(scratch, names)
-                return self._read_again(scratch, names)
-        finally:
-            staging.drop_scratch(target)
+        with Session(endpoint, synchronous_commit="off", lock_timeout="0") as scratch:
+            scratch.without_timeouts()
+            self._restore(scratch)
+            self._move(scratch, names)
+            return self._read_again(scratch, names)
 
     def _restore(self, scratch: Session) -> None:
         origin = self._origin

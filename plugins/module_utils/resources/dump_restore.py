@@ -131,7 +131,9 @@ def _refuse_options(params: Mapping[str, Any]) -> None:
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
-    return params["jobs"] or min(len(os.sched_getaffinity(0)), _MOST_JOBS)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs: int = params["jobs"] or min(cpus, _MOST_JOBS)
+    return jobs
 
 
 # From source to target

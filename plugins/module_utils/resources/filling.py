@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
@@ -105,7 +106,8 @@ class Filling:
             jobs += schedule.without_rows(
                 self._new(key) for key in self._staged if self._new(key) not in plan.partitioned
             )
-            workers.run(jobs, schedule.done, moved if not inside else lambda: None)
+            drop_scratch = functools.partial(staging.drop_scratch, self._session)
+            workers.run(jobs, schedule.done, (lambda: None) if inside else moved, meanwhile=drop_scratch)
         progress.phase("attach")
         for statement in [*plan.late, *map(_analyze, sorted(plan.partitioned - plan.partitions))]:
             self._session.execute(statement)

@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.pipe import BLOCK
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.stream import BLOCK
 
 
 def read(path: str, sink: Any) -> None:
@@ -40,4 +40,4 @@ def write(path: str, level: int, source: Any) -> None:
             raw.flush()
             os.fsync(raw.fileno())
     except OSError as error:
-        raise Refused("Can't write {0}: {1}.".format(path, error.strerror)) from None
+        raise Refused("Can't write {0}: {1}.".format(path, error.strerror or error)) from None

@@ -14,7 +14,8 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import DistributedError, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import pipe, rowfiles, snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import rowfiles, snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.stream import BLOCK, Stream
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -62,71 +63,63 @@ class Job(NamedTuple):
 
 
 class Lane:
-    """A process that reads rows and this one, which writes them."""
+    """A way for rows: a thread reads them into blocks, and its caller writes them. Both do so in C, without Python's lock."""
 
     def __init__(self, source: Source) -> None:
-        self._requests, theirs = _FORK.Pipe()
-        read_end, write_end = pipe.make()
-        self._process = _FORK.Process(target=_read, args=(source, theirs, write_end, os.getpid()), daemon=True)
-        self._process.start()
-        theirs.close()
-        os.close(write_end)
-        self._receiver = pipe.Receiver(read_end)
+        self._source = source
+        self._session: Session | None = None
+        self._stream = Stream()
 
     def move(self, move: Move, target: Session | None, compress: int) -> int | None:
         """Carry out *move* and return the number of rows, which both servers' COPY tags agree on; None between files."""
-        self._requests.send(move.read)
-        stream = self._receiver.begin()
+        self._stream = stream = Stream()
+        reader = threading.Thread(target=self._read, args=(move.read, stream), daemon=True)
+        reader.start()
         try:
             if target is None:
                 rowfiles.write(move.write, compress, stream)
                 written = None
             else:
-                written = target.copy_in(move.write, stream, pipe.BLOCK)
-                stream.drain()
-        except (pipe.SenderGone, DistributedError) as error:
+                written = target.copy_in(move.write, stream, BLOCK)
+        except DistributedError as error:
             # psycopg2 makes an error of its own of one that it meets while it reads.
-            cause = stream.failure
-            if cause:
-                raise ServerRefused("{0} could not be read: {1}".format(move.label, cause)) from None
-            raise ServerRefused("{0} could not be copied: {1}".format(move.label, error)) from None
-        read = (stream.outcome or {}).get("rows")
-        if None not in (read, written) and read != written:
+            cause = "read: {0}".format(stream.failure) if stream.failure else "copied: {0}".format(error)
+            raise ServerRefused("{0} could not be {1}".format(move.label, cause)) from None
+        reader.join()
+        if None not in (stream.rows, written) and stream.rows != written:
             raise ServerRefused(
-                "{0} was sent with {1} rows and arrived with {2}: nothing was kept.".format(move.label, read, written)
+                "{0} was sent with {1} rows and arrived with {2}: nothing was kept.".format(
+                    move.label, stream.rows, written
+                )
             )
-        return written if read is None else read
+        return written if stream.rows is None else stream.rows
+
+    def _read(self, request: str, stream: Stream) -> None:
+        failure = None
+        try:
+            if self._source.endpoint is None:
+                rowfiles.read(request, stream.sink)
+            else:
+                stream.rows = self._reading_session().copy_out(request, stream.sink)
+        except DistributedError as error:
+            failure = str(error)
+        except Exception as error:  # without its end, the stream's reader would wait for ever
+            failure = repr(error)
+        stream.end(failure)
+
+    def _reading_session(self) -> Session:
+        if self._session is None and self._source.endpoint is not None:
+            self._session = snapshot.reading_session(self._source.endpoint, client_encoding=self._source.encoding)
+            snapshot.join(self._session, self._source.snapshot)
+        assert self._session is not None
+        return self._session
 
     def close(self) -> None:
-        """End the reader, whatever it is at, and with it its hold on the snapshot."""
-        self._requests.close()
-        self._receiver.close()
-        self._process.join()
-
-
-def _read(source: Source, requests: Any, descriptor: int, parent: int) -> None:
-    """The life of a reader: each request is sent as one stream, with its number of rows or an error at the end."""
-    _isolate({requests.fileno(), descriptor})
-    _die_with(parent)
-    sender = pipe.Sender(descriptor)
-    session = None
-    while True:
-        try:
-            request = requests.recv()
-        except EOFError:
-            return
-        try:
-            if source.endpoint is None:
-                rowfiles.read(request, sender.file)
-                outcome: dict[str, Any] = {}
-            else:
-                if session is None:
-                    session = snapshot.reading_session(source.endpoint, client_encoding=source.encoding)
-                    snapshot.join(session, source.snapshot)
-                outcome = {"rows": session.copy_out(request, sender.file)}
-        except DistributedError as error:
-            outcome = {"error": str(error)}
-        sender.end(outcome)
+        """Let the source go, and a thread that still reads from it."""
+        self._stream.abandon()
+        if self._session:
+            self._session.close()
+            self._session = None
 
 
 def _isolate(keep: set[int]) -> None:
@@ -180,36 +173,47 @@ class Workers:
             process.join()
 
     def run(
-        self, jobs: Iterable[Job], done: Callable[[Job, int | None], Iterable[Job]], moved: Callable[[], None]
+        self,
+        jobs: Iterable[Job],
+        done: Callable[[Job, int | None], Iterable[Job]],
+        moved: Callable[[], None],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """Run *jobs* and those that *done*, called with each job and its rows, gives in return; those with a move first.
 
-        *moved* is called once, when no rows are left to be read.
+        *meanwhile* is called once, when the workers have begun, and *moved* when no rows are left to be read.
         """
         queue = _Queue(jobs)
         busy: dict[Any, Job] = {}
         idle = list(self._connections)
+        _hand_out(queue, idle, busy)
+        meanwhile()
         reading = True
-        while queue or busy:
-            while idle:
-                job = queue.next(busy.values())
-                if job is None:
-                    break
-                connection = idle.pop(0)
-                _send(connection, (job.move, job.statements))
-                busy[connection] = job
+        while True:
+            if reading and not queue.moves and not any(job.move for job in busy.values()):
+                reading = False
+                for connection in self._connections:
+                    _send(connection, None)
+                moved()
+            if not busy:
+                return
             ready: list[Any] = multiprocessing.connection.wait(list(busy))
             for connection in ready:
                 job = busy.pop(connection)
-                queue.add(done(job, _result(connection)))
                 idle.append(connection)
-            if reading and not queue.moves and not any(job.move for job in busy.values()):
-                reading = False
-                for connection in idle:
-                    _send(connection, None)
-                for connection in busy:
-                    _send(connection, None)
-                moved()
+                queue.add(done(job, _result(connection)))
+            _hand_out(queue, idle, busy)
+
+
+def _hand_out(queue: _Queue, idle: list[Any], busy: dict[Any, Job]) -> None:
+    """Give jobs to the connections that are idle, as long as there are jobs that can run beside the others."""
+    while idle:
+        job = queue.next(busy.values())
+        if job is None:
+            return
+        connection = idle.pop(0)
+        _send(connection, (job.move, job.statements))
+        busy[connection] = job
 
 
 def _send(connection: Any, message: Any) -> None:
@@ -241,9 +245,6 @@ class _Queue:
         self.moves: collections.deque[Job] = collections.deque()
         self._others: list[Job] = []
         self.add(jobs)
-
-    def __bool__(self) -> bool:
-        return bool(self.moves or self._others)
 
     def add(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
