@@ -62,6 +62,8 @@ def run_module(name: str, params: dict[str, Any], *, check: bool = False, diff: 
             stack.enter_context(mock.patch.object(warnings, collected, type(getattr(warnings, collected))()))
         if _internal is not None:
             stack.enter_context(mock.patch.object(_internal, "is_controller", False))
+        # It may put its files into its own directory, which is gone afterwards.
+        stack.enter_context(mock.patch.object(tempfile, "tempdir", tempfile.tempdir))
         stack.enter_context(redirect_stdout(output))
         try:
             main()
