@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -184,7 +185,7 @@ def test_rows_and_columns_and_tables_that_are_not_asked_for_stay_away(story: Sto
         assert "CREATE TABLE public.audit_log" not in schemas["ml"]
 
 
-def test_the_primary_is_only_read(story: Story, primary: Cluster) -> None:
+def test_the_primary_is_only_read(story: Story) -> None:
     """Its settings stay as they are, it is not restarted, and who reads it may not replicate."""
     changed = set(story.changed_between("nothing", "archive run")["prod"])
     assert changed == {"globals", "schemas", "pg_hba.conf"}
@@ -214,6 +215,12 @@ def test_a_run_without_the_first_replica_says_what_to_do(story: Story) -> None:
     assert "ml-1 was not filled in this run" in run.message and "pgml_dump_fan_out=primary" in run.message
 
 
+def test_an_unknown_way_to_fan_out_is_refused(story: Story, primary: Cluster, tmp_path: Path) -> None:
+    hosts = playbooks.inventory(primary, {"ml-1": story.servers["ml-1"]}, [SHOP], pgml_dump_fan_out="sideways")
+    run = Ansible(tmp_path).run("distribute.yml", hosts)
+    assert run.message == "pgml_dump_fan_out is sideways; use replica, archive or primary."
+
+
 def test_archives_are_everybodys_own(story: Story) -> None:
     names = [path.name for path in story.after["archive run"]["ml-1"]["archives"]]
     assert names == ["pgml_%C3%89t%C3%A9%20%2226%22%2Fx", "pgml_shop"]
@@ -232,7 +239,7 @@ def test_teardown_leaves_nothing_but_the_tables(story: Story) -> None:
     assert not story.ok("second teardown").changed
 
 
-def test_both_strategies_go_together(story: Story, primary: Cluster) -> None:
+def test_both_strategies_go_together(story: Story) -> None:
     story.ok("mixture")
     after = story.after["mixture"]
     assert [name for name, _, _ in after["prod"]["slots"]] == ["pgml_log_ml_1", "pgml_log_ml_2"]
