@@ -17,4 +17,5 @@ class FilterModule:
             "distribution_grants": request.grants,
             "distribution_problems": request.problems,
             "distribution_slot": request.slot_name,
+            "distributions_of": request.of_strategy,
         }

@@ -237,6 +237,12 @@ tables:
       type: int
       returned: when copied
       sample: 1
+relations:
+  description: All tables that are meant, partitioned ones too, as in SQL. On the target they are what O(tables) is here.
+  type: list
+  elements: str
+  returned: when O(state=present) and the source can be reached
+  sample: [public.users, public.orders]
 rows:
   description: How many rows were copied.
   type: int

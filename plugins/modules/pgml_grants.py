@@ -54,6 +54,7 @@ attributes:
   idempotent:
     support: full
 notes:
+  - In check mode, a database or a table that isn't there is taken for something that an earlier task would create.
   - It takes C(ACCESS SHARE) locks on the tables that are granted, for the length of one short transaction. Each lock is waited
     for at most 3 seconds.
   - The login role has to own the tables and schemas, or be a superuser. A privilege that another role than
@@ -138,7 +139,7 @@ changes:
 grants:
   description: What the role is granted now, or would be.
   type: dict
-  returned: success
+  returned: success, unless check mode finds something missing
   contains:
     select:
       description: The tables that it may read, partitions included, as in SQL.

@@ -36,6 +36,12 @@ options:
       - Whether all permanent tables of the source's database are meant.
     type: bool
     default: false
+  exclude_tables:
+    description:
+      - Tables to leave out of those that the options above mean, written as in SQL.
+    type: list
+    elements: str
+    default: []
   parts:
     description:
       - V(tables) are the tables with their primary keys or whatever else identifies their rows, in one transaction.

@@ -7,8 +7,9 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import NAME_BYTES
 
-STRATEGIES = ("logical",)
-_KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas"}
+STRATEGIES = ("dump", "logical")
+_DEFAULT_STRATEGY = "logical"
+_KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas", "exclude_tables"}
 _TABLE_KEYS = {"name", "columns", "where"}
 
 
@@ -49,14 +50,19 @@ def _entry_problems(entry: Any) -> list[str]:
         )
     if not isinstance(entry.get("database"), str) or not entry["database"]:
         found.append("{0} has no database: name the one on the primary.".format(label))
-    strategy = entry.get("strategy", "logical")
+    strategy = strategy_of(entry)
     if strategy not in STRATEGIES:
         found.append(
             "{0} has strategy {1}, which this version can't do: use {2}.".format(
                 label, strategy, " or ".join(STRATEGIES)
             )
         )
-    for key in ("tables", "schemas"):
+    if strategy == "logical" and "exclude_tables" in entry:
+        words = (
+            "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump."
+        )
+        found.append(words.format(label))
+    for key in ("tables", "schemas", "exclude_tables"):
         if key in entry and not _is_list(entry[key]):
             found.append("{0}: {1} must be a list.".format(label, key))
     for table in entry["tables"] if _is_list(entry.get("tables")) else ():
@@ -77,7 +83,7 @@ def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[s
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield 'Distribution "{0}" is listed more than once.'.format(name)
     slots: dict[str, tuple[str, str]] = {}
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(entry["name"] for entry in of_strategy(distributions, "logical")):
         size = len(object_name(name).encode("utf-8"))
         if size > NAME_BYTES:
             yield 'The name of distribution "{0}" is too long: "{1}" has {2} bytes and PostgreSQL keeps {3}.'.format(
@@ -121,6 +127,16 @@ def _contents(entry: Mapping[str, Any]) -> Iterable[str]:
 
 def _table_names(entry: Mapping[str, Any]) -> list[str]:
     return [table.get("name", "") if isinstance(table, Mapping) else str(table) for table in entry.get("tables") or ()]
+
+
+def strategy_of(entry: Mapping[str, Any]) -> Any:
+    """How a distribution is moved."""
+    return entry.get("strategy", _DEFAULT_STRATEGY)
+
+
+def of_strategy(distributions: Sequence[Mapping[str, Any]], strategy: str) -> list[Mapping[str, Any]]:
+    """Those of *distributions* that are moved by *strategy*."""
+    return [entry for entry in distributions if strategy_of(entry) == strategy]
 
 
 def is_whole_database(entry: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from tests.support.playbooks import Ansible, count, inventory
 
 pytestmark = pytest.mark.slow
 
+DUMP = [{"name": "dump", "database": "shop", "target_database": "copy", "strategy": "dump", "tables": ["public.users"]}]
 DISTRIBUTION = [
     {"name": "shop", "database": "shop", "strategy": "logical", "tables": ["public.users", "public.orders"]}
 ]
@@ -60,12 +61,26 @@ def test_replicas_are_no_clones_of_one_another(clones: list[Cluster], tmp_path: 
         assert replica.sql("SELECT subname FROM pg_subscription") == []
 
 
+def test_dumps_have_no_slots_and_so_go_to_clones(clones: list[Cluster], tmp_path: Path) -> None:
+    primary, *replicas = clones
+    hosts = inventory(primary, dict(zip(("a", "b"), replicas, strict=True)), DUMP)
+    ansible = Ansible(tmp_path)
+    ansible.ok("distribute.yml", hosts)
+    for replica in replicas:
+        assert count(replica, "copy", "users") == count(primary, "shop", "users") > 0
+    ansible.ok("teardown.yml", hosts)
+
+
 def test_two_hosts_that_lead_to_one_server_are_no_clones(clones: list[Cluster], tmp_path: Path) -> None:
     replica = clones[1]
     ansible = Ansible(tmp_path)
     prepare = {
         "include_role": {"name": "postgresml.distributed.pgml_replica"},
-        "vars": {"pgml_replica_login": playbooks.login(replica), "pgml_replica_become_user": ""},
+        "vars": {
+            "pgml_replica_login": playbooks.login(replica),
+            "pgml_replica_become_user": "",
+            "pgml_replica_subscriptions": ["pgml_shop"],
+        },
     }
     site = ansible.write("site.yml", [{"hosts": "all", "gather_facts": False, "tasks": [prepare]}])
     hosts = {name: playbooks.host(replica) for name in ("this", "that")}

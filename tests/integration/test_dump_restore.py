@@ -140,11 +140,11 @@ def test_a_large_table_is_read_in_pieces(split: None, pair: Pair, way: str, tmp_
         "INSERT INTO large SELECT g, g, CASE WHEN g % 50 = 0 THEN repeat('x', 9000) END FROM generate_series(1, 5000) AS g;"
         "DELETE FROM large WHERE id % 7 = 0; CREATE TABLE small (id int); INSERT INTO small VALUES (1)"
     )
-    result = copy(pair, jobs=3, **params_of(way, tmp_path))
+    result = copy(pair, **{**params_of(way, tmp_path), "jobs": 3})
     assert_equal(pair)
     found = {table["name"]: (table["chunks"], table["rows"]) for table in result["tables"]}
     assert found == {"public.large": (3, 5000 - 5000 // 7), "public.small": (1, 1)}
-    assert not copy(pair, jobs=3, **params_of(way, tmp_path))["changed"]
+    assert not copy(pair, **{**params_of(way, tmp_path), "jobs": 3})["changed"]
 
 
 def test_columns_of_the_row_type_of_a_table_outside_come_with_their_type_or_a_sentence(pair: Pair) -> None:

@@ -162,6 +162,17 @@ def test_a_role_that_is_yet_to_come(shop: Place) -> None:
     assert not shop.ok("pgml_grants", role="yet_to_come", state="absent")["changed"]
 
 
+def test_tables_and_databases_that_are_yet_to_come(shop: Place, role: str) -> None:
+    """Check mode takes them for what an earlier task would create; a run doesn't, and absent has nothing to do there."""
+    result = shop.ok("pgml_grants", check=True, role=role, tables=["a", "to_come"])
+    assert result["changed"] and role in result["changes"][0]
+    shop.refused("pgml_grants", role=role, tables=["a", "to_come"])
+    result = shop.ok("pgml_grants", check=True, role=role, tables=["a"], login_db="to_come")
+    assert result["changed"]
+    shop.refused("pgml_grants", role=role, tables=["a"], login_db="to_come")
+    assert not shop.ok("pgml_grants", role=role, state="absent", login_db="to_come")["changed"]
+
+
 @pytest.mark.parametrize(
     ("params", "words"),
     [

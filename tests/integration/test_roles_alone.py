@@ -126,6 +126,47 @@ def test_the_roles_together_bring_a_table_and_take_it_back(servers: Servers, pla
     assert analytics.sql("SELECT to_regclass('products') IS NULL", dbname="warehouse") == [(True,)]
 
 
+def test_dumps_alone(servers: Servers, playbook: Playbook) -> None:
+    """Who only reads a server may not replicate, and what is copied from it is forgotten when it goes."""
+    shop, analytics = servers
+    before = snapshot(shop)
+    primary = {
+        "login": login(shop),
+        "distributor": "reader",
+        "distributor_password": Unsafe(PASSWORD),
+        "replicas": [analytics.host],
+        "grants": [{"database": "shop", "tables": TABLES}],
+        "replication": False,
+    }
+    dump = {
+        "name": "goods",
+        "tables": TABLES,
+        "login": login(analytics, login_db="depot"),
+        "source": {"host": shop.host, "port": shop.port, "db": "shop", "user": "reader", "password": Unsafe(PASSWORD)},
+        "jobs": 1,
+        "owner": "keeper",
+    }
+    analytics.sql("CREATE ROLE keeper")
+    playbook.converge(
+        ("billing", role("pgml_primary", **primary)),
+        ("analytics", role("pgml_replica", login=login(analytics), databases=["depot"])),
+        ("analytics", role("pgml_dump", **dump)),
+    )
+    assert count(analytics, "depot", "orders") == count(shop, "shop", "orders WHERE order_id > 10") > 0
+    owner = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname IN ('orders', 'products')"
+    assert analytics.sql(owner, dbname="depot") == [("keeper",)]
+    assert shop.sql("SELECT rolreplication FROM pg_roles WHERE rolname = 'reader'") == [(False,)]
+    changed = {part for part in differences(before, snapshot(shop)) if part != "schemas"}
+    assert changed == {"globals", "pg_hba.conf"}
+    playbook.converge(
+        ("analytics", role("pgml_dump", state="absent", drop_tables=True, **dump)),
+        ("billing", role("pgml_primary", state="absent", **primary)),
+    )
+    assert differences(before, snapshot(shop)) == []
+    assert analytics.sql("SELECT to_regclass('orders')", dbname="depot") == [(None,)]
+    assert analytics.sql("SELECT 1 FROM pg_namespace WHERE nspname ~ 'pgml'", dbname="depot") == []
+
+
 def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     """Raised, never lowered, and restarted only with permission."""
     _, analytics = servers

@@ -11,7 +11,14 @@ SHOP = {"name": "shop", "database": "shop", "tables": ["users", {"name": "public
 
 def test_a_sound_request_has_no_problems():
     other = {"name": "crm", "database": "crm", "strategy": "logical", "schemas": ["public"], "target_database": "ml"}
-    assert request.problems([SHOP, other], ["ml-1", "ml-2"]) == []
+    rest = {
+        "name": "rest",
+        "database": "shop",
+        "strategy": "dump",
+        "schemas": ["stock"],
+        "exclude_tables": ["stock.log"],
+    }
+    assert request.problems([SHOP, other, rest], ["ml-1", "ml-2"]) == []
 
 
 @pytest.mark.parametrize(
@@ -23,7 +30,9 @@ def test_a_sound_request_has_no_problems():
         ([{"database": "shop"}], "has no name"),
         ([{"name": "shop"}], '"shop" has no database'),
         ([{**SHOP, "tabels": []}], "unknown key tabels"),
-        ([{**SHOP, "strategy": "dump"}], "strategy dump, which this version can't do: use logical"),
+        ([{**SHOP, "strategy": "fdw"}], "strategy fdw, which this version can't do: use dump or logical"),
+        ([{**SHOP, "exclude_tables": ["orders"]}], "exclude_tables, which a publication can't do"),
+        ([{**SHOP, "strategy": "dump", "exclude_tables": "orders"}], "exclude_tables must be a list"),
         ([{**SHOP, "tables": "users"}], "tables must be a list"),
         (
             [{**SHOP, "tables": [{"name": "users", "colums": ["id"]}]}],
@@ -54,6 +63,19 @@ def test_hosts_that_would_share_a_slot_are_named():
     assert "ml-1" in sentence
     assert "ml.1" in sentence
     assert "pgml_shop_ml_1" in sentence
+
+
+def test_names_need_to_fit_only_where_they_name_something():
+    dump = {**SHOP, "name": "x" * 100, "strategy": "dump"}
+    other = {**dump, "name": "X" * 100, "target_database": "other"}
+    assert request.problems([dump, other], ["ml-1", "ml.1"]) == []
+
+
+def test_logical_is_the_strategy_of_who_names_none():
+    dump = {**SHOP, "name": "dump", "strategy": "dump"}
+    named = {**SHOP, "name": "named", "strategy": "logical"}
+    assert request.of_strategy([SHOP, dump, named], "logical") == [SHOP, named]
+    assert request.of_strategy([SHOP, dump, named], "dump") == [dump]
 
 
 def test_the_distributor_reads_what_all_distributions_of_a_database_name():

@@ -180,18 +180,9 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
 def _read_request(source: Session, params: Mapping[str, Any]) -> Request:
     """The tables that the options name, checked as far as the source alone can tell."""
     wanted = schema.requested(source, params)
-    named = set(tables.parse_names(source, params["exclude_tables"]))
-    unknown = named - {table.key for table in wanted}
-    if unknown:
-        raise Refused(
-            "exclude_tables: {0} is not among the tables that are asked for.".format(
-                enumerate_names(quoted(*key) for key in unknown)
-            )
-        )
-    excluded = tables.with_partitions(source, [table for table in wanted if table.key in named])
-    wanted = [table for table in wanted if table.oid not in {table.oid for table in excluded}]
     if not wanted:
-        raise Refused("Nothing is left to copy{0}.".format(": exclude_tables names all of it" if named else ""))
+        excluded = params["exclude_tables"]
+        raise Refused("Nothing is left to copy{0}.".format(": exclude_tables names all of it" if excluded else ""))
     contents.refuse_unreadable(source, wanted)
     fingerprints = contents.fingerprints(source, wanted)
     schemas = None if params["all_tables"] else params["schemas"]
@@ -278,6 +269,7 @@ def _report(
         reason=verdict.reason,
         not_moved=not_moved,
         left_out=[],
+        relations=[table.label for table in wanted],
         tables=[
             {"name": table.label, "rows": copies[table.key].rows if table.key in copies else None}
             for table in wanted

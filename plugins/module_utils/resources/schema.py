@@ -38,6 +38,7 @@ OPTIONS: dict[str, Any] = {
     "tables": {"type": "list", "elements": "raw", "default": []},
     "schemas": {"type": "list", "elements": "str", "default": []},
     "all_tables": {"type": "bool", "default": False},
+    "exclude_tables": {"type": "list", "elements": "str", "default": []},
     "parts": {
         "type": "list",
         "elements": "str",
@@ -129,7 +130,17 @@ def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:
         keys = {table.key for table in found}
         others = tables.in_schemas(source, params["schemas"]) if params["schemas"] else []
         found += [table for table in others if table.key not in keys]
-    return tables.with_partitions(source, found)
+    found = tables.with_partitions(source, found)
+    excluded = set(tables.parse_names(source, params["exclude_tables"]))
+    unknown = excluded - {table.key for table in found}
+    if unknown and params["state"] == "present":
+        raise Refused(
+            "exclude_tables: {0} is not among the tables that are asked for.".format(
+                enumerate_names(quoted(*key) for key in unknown)
+            )
+        )
+    gone = {table.oid for table in tables.with_partitions(source, [t for t in found if t.key in excluded])}
+    return [table for table in found if table.oid not in gone]
 
 
 def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], parts: Sequence[str]) -> Gap:
