@@ -246,13 +246,18 @@ relations:
 rows:
   description: How many rows were copied.
   type: int
-  returned: when copied
+  returned: when O(state=present)
   sample: 700000
 bytes:
   description: Size of the copied tables on the source, without indexes.
   type: int
   returned: when copied
   sample: 76546048
+seconds:
+  description: How long it took.
+  type: float
+  returned: when O(state=present)
+  sample: 12.345
 left_out:
   description: The constraints, indexes, triggers, rules and policies that the target can't have, and why.
   type: list

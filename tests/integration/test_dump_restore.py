@@ -464,13 +464,6 @@ def test_an_old_snapshot_never_sees_tables_without_rows(two: Pair) -> None:
     assert pieces == {1} and found in ([(500, 500)], [(501, 501)])
 
 
-def test_an_old_snapshot_never_sees_tables_without_rows_that_were_read_in_pieces(split: None, two: Pair) -> None:
-    two.sql_source("ALTER TABLE a ADD filler char(900) DEFAULT ''; ALTER TABLE b ADD filler char(900) DEFAULT ''")
-    two.sql_source("UPDATE a SET v = 1; UPDATE b SET v = 1")
-    pieces, found = seen_by_an_old_snapshot(two)
-    assert min(pieces) > 1 and found in ([(500, 500)], [(501, 501)])
-
-
 def test_a_view_shows_the_new_rows_and_privileges_stay(two: Pair) -> None:
     two.sql_source("ALTER TABLE b ADD n serial")
     copy(two)

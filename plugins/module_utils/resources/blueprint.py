@@ -187,8 +187,8 @@ class Drafts:
             words.split(" ", 1)[1] for catalog, _oid, words, _comments in self._origin.support if catalog == _EXTENSION
         ]
 
-    def bring_support(self, session: Session) -> list[str]:
-        """Create what the tables need and the database lacks, in one transaction; returns what was created, in words."""
+    def bring_support(self, session: Session, owner: str | None = None) -> None:
+        """Create what the tables need and the database lacks, in one transaction. *owner* gets the sequences."""
         origin = self._origin
         there = definitions.existing(session, [words for _catalog, _oid, words, _comments in origin.support])
         lacking = [item for item in origin.support if item[2] not in there]
@@ -198,10 +198,17 @@ class Drafts:
         if others:
             archive = self._archive(SUPPORT_FILE)
             scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
-        sequences = {(_RELATION, item[2]) for item in origin.sequences} & {(item[0], item[1]) for item in lacking}
+        new = {(item[0], item[1]) for item in lacking}
+        sequences = [item for item in origin.sequences if (_RELATION, item[2]) in new]
         if sequences:
             archive = self._archive(TABLES_FILE)
-            scripts.append(archive.script(picked(archive.entries(), sequences, ()), session.version).whole)
+            entries = picked(archive.entries(), {(_RELATION, item[2]) for item in sequences}, ())
+            scripts.append(archive.script(entries, session.version).whole)
+            scripts += [
+                compose("ALTER SEQUENCE {name} OWNER TO {owner}", name=identifier(*item[:2]), owner=identifier(owner))
+                for item in sequences
+                if owner is not None
+            ]
         standing = {item[2] for item in origin.sequences}
         scripts += [
             item[3]
@@ -209,7 +216,6 @@ class Drafts:
             if item[0] != _RELATION or item[1] in standing or item[2].startswith("composite type ")
         ]
         schema.run(session, scripts)
-        return [words for _catalog, _oid, words, _comments in lacking]
 
     def rehearse(self, target: Session, names: Names) -> Blueprint:
         """The Blueprint, made in a scratch database on the target's server. The caller drops it, which takes a checkpoint

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
@@ -103,6 +104,7 @@ class Verdict(NamedTuple):
 def manage(task: Task) -> None:
     """Copy what the task's options ask for, or forget that it was copied."""
     params = task.params
+    began = time.monotonic()
     _refuse_options(params)
     if params["state"] == "absent":
         _forget(task)
@@ -113,6 +115,8 @@ def manage(task: Task) -> None:
             _dump(task)
         if "restored" in params["archive_state"]:
             _restore(task)
+    if params["state"] == "present":
+        task.result["seconds"] = round(time.monotonic() - began, 3)
 
 
 def _refuse_options(params: Mapping[str, Any]) -> None:
@@ -122,6 +126,10 @@ def _refuse_options(params: Mapping[str, Any]) -> None:
         raise Refused("compress is {0}: gzip's levels are 0 to 9.".format(params["compress"]))
     if params["method"] == "archive" and not params["archive"] and params["state"] == "present":
         raise Refused("archive is needed with method=archive: the directory of the archive.")
+    if params["method"] == "stream" and params["archive"]:
+        raise Refused("archive is given and method is stream: use method=archive, or leave it out.")
+    if params["method"] == "stream" and len(set(params["archive_state"])) == 1:
+        raise Refused("archive_state is given and method is stream: use method=archive, or leave it out.")
     if params["archive"] and not os.path.isabs(params["archive"]):
         raise Refused("archive is {0}: write its whole path, from / on.".format(params["archive"]))
     if not params["archive_state"]:
@@ -161,7 +169,7 @@ def _stream(task: Task) -> None:
             wanted = [table for table in request.wanted if table.key in set(verdict.keys)]
             if session:
                 with task.lenient():
-                    _refuse_target(session, task.params, wanted)
+                    _refuse_target(session, task.params, wanted, exchange.attached(source, verdict.keys))
             if session and not task.check_mode:
                 _copy(task, source, session, request, wanted)
 
@@ -269,6 +277,7 @@ def _report(
         reason=verdict.reason,
         not_moved=not_moved,
         left_out=[],
+        rows=0,
         relations=[table.label for table in wanted],
         tables=[
             {"name": table.label, "rows": copies[table.key].rows if table.key in copies else None}
@@ -278,8 +287,14 @@ def _report(
     )
 
 
-def _refuse_target(session: Session, params: Mapping[str, Any], wanted: Sequence[Table]) -> None:
-    """Refuse, before anything is made, what the target would refuse in the end."""
+def _refuse_target(
+    session: Session,
+    params: Mapping[str, Any],
+    wanted: Sequence[Table],
+    attached: Mapping[tuple[str, str], Sequence[str]],
+) -> None:
+    """Refuse, before anything is made, what the target would refuse in the end. *attached* is what the source's tables
+    consist of."""
     there = definitions.read(session, [table.key for table in wanted])
     others = [quoted(*key) for key, found in there.items() if found.kind not in ("r", "p")]
     if others:
@@ -299,6 +314,8 @@ def _refuse_target(session: Session, params: Mapping[str, Any], wanted: Sequence
         )
     if there and params["replace"] == "swap":
         exchange.views_on(session, list(there))
+        brought = {key: copy.attached for key, copy in ledger.read(session, list(there)).items()}
+        exchange.refuse_losses(exchange.attached(session, list(there)), attached, brought)
     if params["owner"] and not session.value("SELECT 1 FROM pg_roles WHERE rolname = %s", [params["owner"]]):
         raise Refused('owner: there is no role "{0}" in {1}.'.format(params["owner"], session.endpoint))
 
@@ -407,11 +424,6 @@ def _fill(
     emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []
     replaced = [] if emptied else [key for key in goods.keys if key in there]
     wishes = Wishes(params["owner"], params["no_privileges"], _jobs(params), emptied, replaced)
-    exchange.refuse_losses(
-        exchange.attached(session, replaced),
-        {(item[0], item[1]): item[2] for item in goods.origin.attached},
-        {key: copy.attached for key, copy in ledger.read(session, replaced).items()},
-    )
     run = Filling(session, goods, drafts, wishes)
     try:
         run.fill(source, cargo, moved)
@@ -587,7 +599,8 @@ def _restore(task: Task) -> None:
             return
         if session:
             with task.lenient():
-                _refuse_target(session, params, goods.tables)
+                attached = {(item[0], item[1]): item[2] for item in goods.origin.attached}
+                _refuse_target(session, params, goods.tables, attached)
         if session and not task.check_mode:
             _make_ready(session)
             with _workspace() as directory:

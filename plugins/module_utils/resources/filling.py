@@ -120,12 +120,7 @@ class Filling:
 
     def _stage(self) -> Blueprint:
         """Create the tables of the staging schemas, without indexes."""
-        created = self._drafts.bring_support(self._session)
-        if self._wishes.owner is not None:
-            for words in created:
-                if words.startswith("sequence "):
-                    statement = "ALTER {0} OWNER TO {{owner}}".format(words.replace("{", "{{").replace("}", "}}"))
-                    self._session.execute(compose(statement, owner=identifier(self._wishes.owner)))
+        self._drafts.bring_support(self._session, self._wishes.owner)
         if not self._staged:
             return Blueprint("", [], [], [], [], [], frozenset(), frozenset())
         plan = self._drafts.rehearse(self._session, self._names)
