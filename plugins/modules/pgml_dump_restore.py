@@ -55,7 +55,8 @@ options:
   archive_state:
     description:
       - V(dumped) writes the archive, V(restored) fills the target from it.
-      - With V(dumped) alone nothing is done at the target.
+      - With V(dumped) alone nothing is done at the target, and tables with a filter are dumped on every run.
+      - V(restored) restores all that the archive holds.
     type: list
     elements: str
     choices: [dumped, restored]
@@ -143,6 +144,9 @@ notes:
     C(pgml_distributed), where table C(progress) tells how far a run has come.
   - Foreign keys to tables that are not copied, or copied in part, are left out, and so are triggers, rules and policies that
     refer to other tables, and policies for roles that the target lacks.
+  - Tables of more than 1 GB may be read in several pieces. A transaction that took its snapshot before the run, and reads such a
+    table only after it, sees it without rows, as it does after C(TRUNCATE),
+    see U(https://www.postgresql.org/docs/current/mvcc-caveats.html). Other tables are the same for everybody.
   - Views, materialized views, foreign tables, unlogged tables and large objects are not copied.
   - One run at a time can fill a database.
 seealso:

@@ -111,6 +111,8 @@ def manage(task: Task) -> None:
     elif params["method"] == "stream":
         _stream(task)
     else:
+        if not task.check_mode:
+            _put_back(params["archive"])
         if "dumped" in params["archive_state"]:
             _dump(task)
         if "restored" in params["archive_state"]:
@@ -518,19 +520,36 @@ def _refuse_place(path: str) -> None:
         raise Refused("{0} holds something else than an archive: choose another directory.".format(path))
 
 
+def _put_back(path: str) -> None:
+    """Return the archive to its place, when a run died between moving it away and putting a new one there."""
+    if not os.path.lexists(path) and os.path.isdir(os.path.join(path + ".old", shipment.ROWS)):
+        os.rename(path + ".old", path)
+
+
+def _remove_left_over(path: str) -> None:
+    """Remove what a run that died has left beside the archive, and nobody else's directory of that name."""
+    if not os.path.lexists(path):
+        return
+    if os.path.islink(path) or not os.path.isdir(os.path.join(path, shipment.ROWS)):
+        raise Refused("{0} is in the way, and no run of ours has left it: move it elsewhere.".format(path))
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def _write_archive(task: Task, source: Session, request: Request, path: str) -> None:
     """Write a new archive beside the old one and put it in its place."""
     params = task.params
     fresh, old = path + ".new", path + ".old"
     for left in (fresh, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        os.makedirs(os.path.join(fresh, "rows"), mode=0o700)
-        os.chmod(fresh, 0o700)
-    except OSError as error:
-        raise Refused("The archive can't be written: {0}: {1}.".format(fresh, error.strerror)) from None
-    moment = Snapshot(snapshot.reading_session(source.endpoint, search_path="pg_catalog"))
-    try:
+        _remove_left_over(left)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, fresh, ignore_errors=True)
+        try:
+            os.makedirs(os.path.join(fresh, shipment.ROWS), mode=0o700)
+            os.chmod(fresh, 0o700)
+        except OSError as error:
+            raise Refused("The archive can't be written: {0}: {1}.".format(fresh, error.strerror)) from None
+        moment = Snapshot(snapshot.reading_session(source.endpoint, search_path="pg_catalog"))
+        stack.callback(moment.release)
         moment.hold([(table.oid, table.schema, table.name) for table in request.wanted])
         goods = shipment.read(
             moment.session,
@@ -544,15 +563,10 @@ def _write_archive(task: Task, source: Session, request: Request, path: str) -> 
         contents.refuse_bad_filters(source, goods.contents)
         blueprint.dump(moment.session, moment.name, goods.origin, fresh, task.run_command)
         files = _write_rows(source, goods, moment, params, fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    finally:
-        moment.release()
-    shipment.save(goods, files, fresh)
-    if os.path.isdir(path):
-        os.rename(path, old)
-    os.rename(fresh, path)
+        shipment.save(goods, files, fresh)
+        if os.path.isdir(path):
+            os.rename(path, old)
+        os.rename(fresh, path)
     shutil.rmtree(old, ignore_errors=True)
     task.result.update(left_out=goods.left_out, rows=sum(item.rows for item in files), bytes=goods.size)
 
@@ -571,7 +585,7 @@ def _write_rows(
 
     jobs = []
     for number, item in enumerate(_cargo(source, goods, params)):
-        path = os.path.join("rows", "{0}.gz".format(number))
+        path = os.path.join(shipment.ROWS, "{0}.gz".format(number))
         jobs.append(Job((item, path), Move(quoted(*item.key), item.read, os.path.join(directory, path)), ()))
     reader = Source(source.endpoint, moment.name, goods.encoding)
     with Workers(_jobs(params), reader, Target(None, {}, params["compress"])) as workers:

@@ -17,6 +17,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.t
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Extent
 
 MANIFEST = "manifest.json"
+ROWS = "rows"
+"""The directory of the rows inside an archive."""
 _MANIFEST_VERSION = 1
 
 
