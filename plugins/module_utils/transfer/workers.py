@@ -100,18 +100,17 @@ class Lane:
             if self._source.endpoint is None:
                 rowfiles.read(request, stream.sink)
             else:
-                stream.rows = self._reading_session().copy_out(request, stream.sink)
+                stream.rows = self._reading_session(self._source.endpoint).copy_out(request, stream.sink)
         except DistributedError as error:
             failure = str(error)
         except Exception as error:  # without its end, the stream's reader would wait for ever
             failure = repr(error)
         stream.end(failure)
 
-    def _reading_session(self) -> Session:
-        if self._session is None and self._source.endpoint is not None:
-            self._session = snapshot.reading_session(self._source.endpoint, client_encoding=self._source.encoding)
+    def _reading_session(self, endpoint: Endpoint) -> Session:
+        if self._session is None:
+            self._session = snapshot.reading_session(endpoint, client_encoding=self._source.encoding)
             snapshot.join(self._session, self._source.snapshot)
-        assert self._session is not None
         return self._session
 
     def close(self) -> None:
