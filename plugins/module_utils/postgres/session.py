@@ -69,6 +69,10 @@ class Session:
     def close(self) -> None:
         self._connection.close()
 
+    def cancel(self) -> None:
+        """Have the server end the statement that another thread runs here."""
+        self._connection.cancel()
+
     def rows(self, query: Any, parameters: Any = None) -> list[Any]:
         """The rows of a query as named tuples."""
         with self._errors(), self._connection.cursor(cursor_factory=NamedTupleCursor) as cursor:

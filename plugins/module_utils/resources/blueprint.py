@@ -132,10 +132,38 @@ def read_origin(
             if table.columns is not None and table.top not in by_key
         ],
         statistics,
-        [(key[0], key[1], list(words)) for key, words in exchange.attached(session, list(by_key)).items()],
+        [(key[0], key[1], words) for key, words in arriving(session, tables, left_out).items()],
         no_privileges,
     )
     return origin, left_out
+
+
+def arriving(
+    session: Session, tables: Sequence[Table], left_out: Sequence[Mapping[str, str]] | None = None
+) -> dict[tuple[str, str], list[str]]:
+    """What the tables will consist of on the target, in the words of exchange.attached(): without columns that are not copied,
+    and without what is *left_out*, or would be."""
+    by_key = {table.key: table for table in tables}
+    if left_out is None:
+        reasons = [(a, schema.reason_to_leave_out(a, by_key)) for a in definitions.attachments(session, by_key)]
+        left_out = [{"table": quoted(*a.key), "name": a.name} for a, reason in reasons if reason]
+    gone = {(item["table"], item["name"]) for item in left_out}
+    result = {}
+    for key, words in exchange.attached(session, list(by_key)).items():
+        columns = by_key[key].columns
+        result[key] = [
+            each
+            for each in words
+            if (quoted(*key), _unquoted(each)) not in gone
+            and not (each.startswith("column ") and columns is not None and _unquoted(each) not in columns)
+        ]
+    return result
+
+
+def _unquoted(words: str) -> str:
+    """The name in the words of exchange.attached()."""
+    name = words.split(" ", 1)[1]
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def restored(facts: Mapping[str, Any]) -> Origin:
@@ -292,7 +320,7 @@ def _sorted_out(
     known = {attachment.identity: attachment for attachment in attachments}
     plan = Blueprint(before.preamble, list(before.pieces.values()), [], [], [], [], partitioned, partitions)
     for entry, text in after.pieces.items():
-        attachment = known.get(entry.identity) if len(after.pieces) > 1 else None
+        attachment = known.get(entry.identity) if after.preamble else None
         if entry.text.startswith("STATISTICS "):  # they take effect with ANALYZE
             plan.tables.append(text)
         elif attachment is None or {attachment.key, attachment.refers} & partitioned:

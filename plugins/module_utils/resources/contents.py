@@ -207,8 +207,9 @@ def fingerprints(session: Session, tables: Sequence[Table]) -> dict[tuple[str, s
 
     Made of the server's counts of changed rows, the files' names and sizes, and the versions of the catalog rows. The
     counts reach everybody's eyes within a second or so of the commit, see
-    https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-STATS-VIEWS, and are lost in a crash: so the
-    server's start is a part of it.
+    https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-STATS-VIEWS, and are lost in a crash or a
+    reset: so the server's start and the times of resets are a part of it. Where the server doesn't count, any change to the
+    WAL is one.
     """
     by_oid = {table.oid: table for table in tables}
     return {
@@ -226,7 +227,12 @@ def fingerprints(session: Session, tables: Sequence[Table]) -> dict[tuple[str, s
 
 _FINGERPRINTS = (
     "SELECT c.oid, md5(concat_ws('/', (SELECT system_identifier FROM pg_control_system()), current_database(),"
-    "  pg_postmaster_start_time(), c.oid, c.xmin, pg_relation_filenode(c.oid), pg_relation_size(c.oid), asked.words,"
+    "  pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter),"
+    "  (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()),"
+    "  CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+    "   WHEN NOT current_setting('track_counts')::bool THEN pg_current_wal_insert_lsn() END,"
+    "  (SELECT string_agg(h.inhrelid::text, ',' ORDER BY h.inhrelid) FROM pg_inherits AS h WHERE h.inhparent = c.oid),"
+    "  c.oid, c.xmin, pg_relation_filenode(c.oid), pg_relation_size(c.oid), asked.words,"
     "  s.n_tup_ins, s.n_tup_upd, s.n_tup_del,"
     "  (SELECT string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid),"
     "  (SELECT string_agg(concat(i.indexrelid, ':', i.xmin, ':', x.xmin), ',' ORDER BY i.indexrelid)"

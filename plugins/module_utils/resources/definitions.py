@@ -79,6 +79,17 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
     return definitions
 
 
+def labels(session: Session) -> dict[str, frozenset[str]]:
+    """The labels of the database's enums, by format_type()'s name."""
+    return {
+        row.name: frozenset(row.labels)
+        for row in session.rows(
+            "SELECT format_type(t.oid, NULL) AS name, array_agg(e.enumlabel::text) AS labels"
+            " FROM pg_type AS t JOIN pg_enum AS e ON e.enumtypid = t.oid GROUP BY 1"
+        )
+    }
+
+
 def differences(table: Table, source: Definition, target: Definition) -> list[str]:
     """Why rows of *source* can't go to *target*, in words; empty when they can."""
     if target.kind not in ("r", "p"):

@@ -111,6 +111,7 @@ def manage(task: Task) -> None:
     elif params["method"] == "stream":
         _stream(task)
     else:
+        params = task.params = {**params, "archive": os.path.realpath(params["archive"])}
         if not task.check_mode:
             _put_back(params["archive"])
         if "dumped" in params["archive_state"]:
@@ -171,7 +172,8 @@ def _stream(task: Task) -> None:
             wanted = [table for table in request.wanted if table.key in set(verdict.keys)]
             if session:
                 with task.lenient():
-                    _refuse_target(session, task.params, wanted, exchange.attached(source, verdict.keys))
+                    _refuse_lacking_labels(source, session, wanted)
+                    _refuse_target(session, task.params, wanted, blueprint.arriving(source, wanted))
             if session and not task.check_mode:
                 _copy(task, source, session, request, wanted)
 
@@ -314,12 +316,48 @@ def _refuse_target(
                 enumerate_names(quoted(*key) for key in there), "is" if len(there) == 1 else "are"
             )
         )
+    if there and params["replace"] == "truncate":
+        _refuse_to_empty(session, wanted, there)
     if there and params["replace"] == "swap":
         exchange.views_on(session, list(there))
         brought = {key: copy.attached for key, copy in ledger.read(session, list(there)).items()}
         exchange.refuse_losses(exchange.attached(session, list(there)), attached, brought)
     if params["owner"] and not session.value("SELECT 1 FROM pg_roles WHERE rolname = %s", [params["owner"]]):
         raise Refused('owner: there is no role "{0}" in {1}.'.format(params["owner"], session.endpoint))
+
+
+def _refuse_lacking_labels(source: Session, session: Session, wanted: Sequence[Table]) -> None:
+    """Refuse an enum that lacks labels on the target: a type that is there is not altered."""
+    here = definitions.read(source, [table.key for table in wanted])
+    there = definitions.labels(session)
+    for key, table in here.items():
+        for column in table.columns.values():
+            name = column.type[:-2] if column.type.endswith("[]") else column.type
+            lacking = [label for label in column.labels if name in there and label not in there[name]]
+            if lacking:
+                raise Refused(
+                    "Type {0} of {1}.{2} lacks {3} on the target: add it there with ALTER TYPE ... ADD VALUE.".format(
+                        name, quoted(*key), quoted(column.name), enumerate_names(map(repr, lacking))
+                    )
+                )
+
+
+def _refuse_to_empty(session: Session, wanted: Sequence[Table], there: Mapping[tuple[str, str], Any]) -> None:
+    """Refuse to fill tables in place when some are missing, or when foreign keys may be wrong afterwards: nobody checks them."""
+    missing = [table.label for table in wanted if table.key not in there]
+    if missing:
+        raise Refused(
+            "replace=truncate fills tables that are there, and {0} {1} missing on the target: use replace=swap.".format(
+                enumerate_names(missing), "is" if len(missing) == 1 else "are"
+            )
+        )
+    whole = [table.key for table in wanted if table.where is None]
+    loose = exchange.foreign_keys_elsewhere(session, list(there), whole)
+    if loose:
+        raise Refused(
+            "On the target {0} may be violated when only a part of the rows is filled in: drop it there, or use "
+            "replace=swap.".format(enumerate_names(loose))
+        )
 
 
 def _copy(task: Task, source: Session, session: Session, request: Request, wanted: Sequence[Table]) -> None:
@@ -355,6 +393,7 @@ def _copy(task: Task, source: Session, session: Session, request: Request, wante
 
 def _make_ready(session: Session) -> None:
     """Take the target for this run, and remove what one that died has left."""
+    session.without_timeouts()
     staging.lock_run(session)
     staging.clean(session)
 
@@ -425,7 +464,7 @@ def _fill(
     there = definitions.read(session, goods.keys)
     emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []
     replaced = [] if emptied else [key for key in goods.keys if key in there]
-    wishes = Wishes(params["owner"], params["no_privileges"], _jobs(params), emptied, replaced)
+    wishes = Wishes(params["owner"], _jobs(params), emptied, replaced)
     run = Filling(session, goods, drafts, wishes)
     try:
         run.fill(source, cargo, moved)
@@ -564,9 +603,13 @@ def _write_archive(task: Task, source: Session, request: Request, path: str) -> 
         blueprint.dump(moment.session, moment.name, goods.origin, fresh, task.run_command)
         files = _write_rows(source, goods, moment, params, fresh)
         shipment.save(goods, files, fresh)
-        if os.path.isdir(path):
-            os.rename(path, old)
-        os.rename(fresh, path)
+        try:
+            if os.path.isdir(path):
+                os.rename(path, old)
+            os.rename(fresh, path)
+        except OSError as error:
+            _put_back(path)
+            raise Refused("The archive can't be put at {0}: {1}.".format(path, error.strerror)) from None
     shutil.rmtree(old, ignore_errors=True)
     task.result.update(left_out=goods.left_out, rows=sum(item.rows for item in files), bytes=goods.size)
 
@@ -624,8 +667,6 @@ def _restore(task: Task) -> None:
                 drafts = Drafts(goods.origin, directory, task.run_command)
                 source = Source(None, "", goods.encoding)
                 _fill(task, session, goods, drafts, source, filling.archive_cargo(path, files), lambda: None)
-            expected = sum(item.rows for item in files)
-            task.result["rows"] = expected
 
 
 def _refuse_others(session: Session, params: Mapping[str, Any], goods: Shipment) -> None:
@@ -645,7 +686,15 @@ def _refuse_others(session: Session, params: Mapping[str, Any], goods: Shipment)
 def _judge_archive(session: Session | None, params: Mapping[str, Any], goods: Shipment) -> Verdict:
     """Like _judge(); a filter has selected its rows already."""
     plain = [table._replace(where=None) for table in goods.tables]
-    return _judge(session, params, plain, goods.fingerprints)
+    verdict = _judge(session, params, plain, goods.copied_fingerprints)
+    if 0 < len(verdict.keys) < len(goods.tables):
+        raise Refused(
+            "refresh is never and {0} {1} missing on the target, but an archive is restored as a whole: use "
+            "refresh=if_changed.".format(
+                enumerate_names(quoted(*key) for key in verdict.keys), "is" if len(verdict.keys) == 1 else "are"
+            )
+        )
+    return verdict
 
 
 # Nothing at all
@@ -664,7 +713,8 @@ def _forget(task: Task) -> None:
             wanted = None if params["all_tables"] else params["schemas"]
             keys += [key for key in ledger.known(session) if wanted is None or key[0] in wanted]
         remembered = set(ledger.known(session))
-        known = [key for key in dict.fromkeys(keys) if key in remembered]
+        kept = set(tables.parse_names(session, params["exclude_tables"]))
+        known = [key for key in dict.fromkeys(keys) if key in remembered and key not in kept]
         task.note(*["Forget the copy of {0}".format(quoted(*key)) for key in known])
         _tidy(task, session)
         if ledger.exists(session):

@@ -118,6 +118,7 @@ _DEPENDANTS = (
     "   ELSE pg_describe_object(owned.classid, owned.objid, 0) END AS words,"
     "  CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END AS view, c.reloptions AS options"
     " FROM owned LEFT JOIN pg_class AS c ON c.oid = owned.relid AND owned.classid = 'pg_rewrite'::regclass"
+    "  AND EXISTS (SELECT FROM pg_rewrite AS r WHERE r.oid = owned.objid AND r.rulename = '_RETURN')"
     " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE owned.relid NOT IN (SELECT oid FROM live)"
     " UNION ALL SELECT 'subscription ' || quote_ident(s.subname), NULL, NULL FROM pg_subscription_rel AS sr"
@@ -127,6 +128,24 @@ _DEPENDANTS = (
     "  WHERE NOT (i.inhrelid IN (SELECT oid FROM live) AND i.inhparent IN (SELECT oid FROM live))"
     " ORDER BY 1"
 )
+
+
+def foreign_keys_elsewhere(
+    session: Session, keys: Sequence[tuple[str, str]], whole: Sequence[tuple[str, str]]
+) -> list[str]:
+    """The foreign keys of the tables *keys* to tables that are not among *whole*, in words."""
+    return [
+        "foreign key {0} of {1}".format(row.name, quoted(row.schema, row.table_name))
+        for row in session.rows(
+            "SELECT quote_ident(k.conname) AS name, n.nspname AS schema, c.relname AS table_name FROM pg_constraint AS k"
+            " JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " JOIN pg_class AS r ON r.oid = k.confrelid JOIN pg_namespace AS rn ON rn.oid = r.relnamespace"
+            " WHERE k.contype = 'f' AND k.conparentid = 0"
+            " AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+            " AND (rn.nspname, r.relname) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY 2, 3, 1",
+            [*_columns(keys), *_columns(whole)],
+        )
+    ]
 
 
 def lock(session: Session, keys: Sequence[tuple[str, str]], views: Sequence[View]) -> None:
@@ -157,12 +176,11 @@ def exchange(
     keys: Sequence[tuple[str, str]],
     live: Sequence[tuple[str, str]],
     owner: str | None,
-    keep_privileges: bool,
 ) -> None:
     """Move the *live* ones of the tables *keys* out of the way and the staged ones in, inside the transaction of lock()."""
     session.execute("SET LOCAL search_path = pg_catalog")
     views = views_on(session, live)
-    takeover = _takeover(session, live, keep_privileges)
+    takeover = _takeover(session, live)
     statements: list[Any] = []
     if live:
         old = {name: names.old(name) for name in names.numbers}
@@ -190,7 +208,7 @@ def exchange(
         session.execute(statement)
 
 
-def _takeover(session: Session, keys: Sequence[tuple[str, str]], keep_privileges: bool) -> list[str]:
+def _takeover(session: Session, keys: Sequence[tuple[str, str]]) -> list[str]:
     """Statements that give tables the owner, and the privileges, that the tables *keys* have now."""
     if not keys:
         return []
@@ -203,25 +221,24 @@ def _takeover(session: Session, keys: Sequence[tuple[str, str]], keep_privileges
             _columns(keys),
         )
     ]
-    if keep_privileges:
-        statements += [
-            row.statement
-            for row in session.rows(
-                "SELECT format('GRANT %%s%%s ON %%s%%I.%%I TO %%s%%s', g.privilege_type, g.columns,"
-                " CASE WHEN c.relkind = 'S' THEN 'SEQUENCE ' ELSE '' END, n.nspname, c.relname,"
-                " CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
-                " CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) AS statement"
-                " FROM (SELECT c.oid" + _LIVE + " UNION SELECT d.objid" + _LIVE_SEQUENCES + ") AS o"
-                " JOIN pg_class AS c ON c.oid = o.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-                " CROSS JOIN LATERAL (SELECT a.grantee, a.privilege_type, a.is_grantable, '' AS columns"
-                "   FROM aclexplode(c.relacl) AS a"
-                "  UNION ALL SELECT a.grantee, a.privilege_type, a.is_grantable, format(' (%%I)', t.attname)"
-                "   FROM pg_attribute AS t, aclexplode(t.attacl) AS a"
-                "   WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped) AS g"
-                " WHERE g.grantee <> c.relowner ORDER BY 1",
-                _columns(keys) * 2,
-            )
-        ]
+    statements += [
+        row.statement
+        for row in session.rows(
+            "SELECT format('GRANT %%s%%s ON %%s%%I.%%I TO %%s%%s', g.privilege_type, g.columns,"
+            " CASE WHEN c.relkind = 'S' THEN 'SEQUENCE ' ELSE '' END, n.nspname, c.relname,"
+            " CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
+            " CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) AS statement"
+            " FROM (SELECT c.oid" + _LIVE + " UNION SELECT d.objid" + _LIVE_SEQUENCES + ") AS o"
+            " JOIN pg_class AS c ON c.oid = o.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " CROSS JOIN LATERAL (SELECT a.grantee, a.privilege_type, a.is_grantable, '' AS columns"
+            "   FROM aclexplode(c.relacl) AS a"
+            "  UNION ALL SELECT a.grantee, a.privilege_type, a.is_grantable, format(' (%%I)', t.attname)"
+            "   FROM pg_attribute AS t, aclexplode(t.attacl) AS a"
+            "   WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped) AS g"
+            " WHERE g.grantee <> c.relowner ORDER BY 1",
+            _columns(keys) * 2,
+        )
+    ]
     return statements
 
 

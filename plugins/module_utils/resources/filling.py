@@ -8,12 +8,14 @@ import functools
 import os
 from typing import Any, Callable, Iterable, NamedTuple, Sequence, Tuple
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
     identifier,
     identifiers,
     listed,
+    quoted,
     raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import exchange
@@ -44,13 +46,14 @@ class Cargo(NamedTuple):
     size: int
     binary: bool
     whole: bool
+    rows: int | None = None
+    """as the archive counted them"""
 
 
 class Wishes(NamedTuple):
     """How the target is to be filled."""
 
     owner: str | None
-    keep_privileges: bool
     jobs: int
     emptied: Sequence[Key]
     """tables that stay and are truncated"""
@@ -65,9 +68,16 @@ class Tally:
         self.rows: dict[Key, int] = {}
         self.chunks: dict[Key, int] = {}
 
-    def add(self, key: Key, rows: int) -> None:
-        self.rows[key] = self.rows.get(key, 0) + rows
-        self.chunks[key] = self.chunks.get(key, 0) + 1
+    def add(self, item: Cargo, rows: int) -> None:
+        """Count a chunk; refuses one that isn't what the archive says."""
+        if item.rows not in (None, rows):
+            raise ServerRefused(
+                "The archive has {0} rows of {1} and {2} arrived: nothing was kept.".format(
+                    item.rows, quoted(*item.key), rows
+                )
+            )
+        self.rows[item.key] = self.rows.get(item.key, 0) + rows
+        self.chunks[item.key] = self.chunks.get(item.key, 0) + 1
 
 
 class Filling:
@@ -149,7 +159,8 @@ class Filling:
     def _publish(self, source: Source, inside: Sequence[Cargo], moved: Callable[[], None]) -> None:
         """The transaction after which everybody sees the new rows, and before which nobody does."""
         wishes = self._wishes
-        with Session(self._session.endpoint, lock_timeout=exchange.LOCK_TIMEOUT) as session:
+        encoding = self._shipment.encoding
+        with Session(self._session.endpoint, lock_timeout=exchange.LOCK_TIMEOUT, client_encoding=encoding) as session:
             session.without_timeouts()
             views = exchange.views_on(session, wishes.replaced)
             exchange.lock(session, [*wishes.replaced, *wishes.emptied], views)
@@ -157,7 +168,7 @@ class Filling:
             if wishes.emptied:
                 self._fill_in_place(session, source, inside)
                 moved()
-            exchange.exchange(session, self._names, self._staged, wishes.replaced, wishes.owner, wishes.keep_privileges)
+            exchange.exchange(session, self._names, self._staged, wishes.replaced, wishes.owner)
             self._set_sequences(session)
             ledger.write(session, self._copies(session))
             session.execute("COMMIT")
@@ -165,7 +176,6 @@ class Filling:
     def _fill_in_place(self, session: Session, source: Source, inside: Sequence[Cargo]) -> None:
         """Empty the tables that stay, and fill them without firing triggers or checking the foreign keys row by row."""
         session.execute("SET LOCAL session_replication_role = replica")
-        session.execute(self._shipment_encoding())
         names = [
             compose("{name}" if key in self._partitioned else "ONLY {name}", name=identifier(*key))
             for key in self._wishes.emptied
@@ -176,12 +186,9 @@ class Filling:
             for item in inside:
                 # No FREEZE: it would be wrong for a table that other transactions have seen.
                 rows = lane.move(self._move(item, item.key, False), session, 0)
-                self.tally.add(item.key, rows or 0)
+                self.tally.add(item, rows or 0)
         finally:
             lane.close()
-
-    def _shipment_encoding(self) -> Any:
-        return compose("SET LOCAL client_encoding = {name}", name=raw("'{0}'".format(self._shipment.encoding)))
 
     def _set_sequences(self, session: Session) -> None:
         known = [value for value in self._shipment.sequences if value.value is not None]
@@ -224,7 +231,7 @@ class Filling:
             )
         }
         emptied = set(self._wishes.emptied)
-        fingerprints = self._shipment.fingerprints
+        fingerprints = self._shipment.copied_fingerprints
         return [
             ledger.Copy(
                 *key,
@@ -265,7 +272,7 @@ class _Schedule:
         kind, key, item = job.key
         if kind == "rows":
             self._chunks[key] -= 1
-            self._tally.add(item.key, rows or 0)
+            self._tally.add(item, rows or 0)
             self._progress.copied(item.size, rows or 0, whole=not self._chunks[key])
             return () if self._chunks[key] else self._build(key)
         following: list[Job] = []
@@ -324,7 +331,14 @@ def archive_cargo(directory: str, files: Iterable[Any]) -> list[Cargo]:
     """The chunks that lie in an archive, largest first."""
     return sorted(
         (
-            Cargo((item.schema, item.name), os.path.join(directory, item.path), item.size, item.binary, item.whole)
+            Cargo(
+                (item.schema, item.name),
+                os.path.join(directory, item.path),
+                item.size,
+                item.binary,
+                item.whole,
+                item.rows,
+            )
             for item in files
         ),
         key=lambda item: -item.size,

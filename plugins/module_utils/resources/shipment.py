@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
@@ -48,6 +49,19 @@ class Shipment(NamedTuple):
     sequences: list[SequenceValue]
     left_out: list[dict[str, str]]
     not_moved: list[dict[str, str]]
+    moment: str = ""
+    """what tells this archive from every other"""
+
+    @property
+    def copied_fingerprints(self) -> dict[tuple[str, str], str]:
+        """The fingerprints as the target remembers them. A filter may select other rows of an unchanged table: so each
+        archive has its own."""
+        return {
+            table.key: "/".join([self.fingerprints[table.key], self.moment])
+            if self.moment and table.where is not None
+            else self.fingerprints[table.key]
+            for table in self.tables
+        }
 
     @property
     def keys(self) -> list[tuple[str, str]]:
@@ -108,6 +122,7 @@ def save(shipment: Shipment, files: Sequence[RowFile], directory: str) -> None:
         "manifest_version": _MANIFEST_VERSION,
         "source_version": shipment.origin.version,
         "encoding": shipment.encoding,
+        "moment": uuid.uuid4().hex,
         "origin": shipment.origin._asdict(),
         "tables": [table._asdict() for table in shipment.tables],
         "contents": [
@@ -177,6 +192,7 @@ def _shipment(facts: dict[str, Any]) -> tuple[Shipment, list[RowFile]]:
         ],
         facts["left_out"],
         facts["not_moved"],
+        facts["moment"],
     )
     return shipment, [RowFile(**item) for item in facts["files"]]
 

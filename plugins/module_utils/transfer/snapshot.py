@@ -23,7 +23,7 @@ _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 def reading_session(endpoint: Endpoint, **settings: str) -> Session:
     """A session that reads long, reads all rows or fails, and waits no longer than usual for a lock."""
-    session = Session(endpoint, row_security="off", synchronize_seqscans="off", **settings)
+    session = Session(endpoint, row_security="off", synchronize_seqscans="off", extra_float_digits="3", **settings)
     session.without_timeouts()
     return session
 

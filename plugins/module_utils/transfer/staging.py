@@ -38,13 +38,6 @@ class Names:
     def old(self, schema: str) -> str:
         return OLD + str(self.numbers[schema])
 
-    def is_new(self, schema: str) -> bool:
-        return schema.startswith(NEW)
-
-    def real(self, staging: str) -> str:
-        """The schema that a staging schema stands for."""
-        return next(schema for schema in self.numbers if self.new(schema) == staging)
-
 
 def is_first(session: Session) -> bool:
     """Whether the session now is that of the only run in its database, for as long as it lasts."""

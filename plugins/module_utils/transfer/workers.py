@@ -69,11 +69,12 @@ class Lane:
         self._source = source
         self._session: Session | None = None
         self._stream = Stream()
+        self._reader = threading.Thread()
 
     def move(self, move: Move, target: Session | None, compress: int) -> int | None:
         """Carry out *move* and return the number of rows, which both servers' COPY tags agree on; None between files."""
         self._stream = stream = Stream()
-        reader = threading.Thread(target=self._read, args=(move.read, stream), daemon=True)
+        self._reader = reader = threading.Thread(target=self._read, args=(move.read, stream), daemon=True)
         reader.start()
         try:
             if target is None:
@@ -116,6 +117,9 @@ class Lane:
     def close(self) -> None:
         """Let the source go, and a thread that still reads from it."""
         self._stream.abandon()
+        if self._session and self._reader.is_alive():
+            self._session.cancel()
+            self._reader.join()
         if self._session:
             self._session.close()
             self._session = None
@@ -211,6 +215,8 @@ def _hand_out(queue: _Queue, idle: list[Any], busy: dict[Any, Job]) -> None:
         if job is None:
             return
         connection = idle.pop(0)
+        if job.move is None:  # moves come first, so this worker has read its last rows: it lets the source go
+            _send(connection, None)
         _send(connection, (job.move, job.statements))
         busy[connection] = job
 
