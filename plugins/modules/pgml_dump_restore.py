@@ -79,8 +79,9 @@ options:
         refuses when something else depends on them, or when they have indexes, constraints, triggers or columns that only
         the target has.
       - V(truncate) keeps the tables and everything about them. They are emptied and filled in one transaction, one after the
-        other, and can't be read until it ends. The login role must be a superuser, or be allowed to set
-        C(session_replication_role).
+        other, and can't be read until it ends. All of them must be there, and their foreign keys must not refer to
+        tables that are not filled as a whole with them, because PostgreSQL doesn't check these then. The login
+        role must be a superuser, or be allowed to set C(session_replication_role).
       - V(fail) refuses to touch them.
     type: str
     choices: [swap, truncate, fail]
@@ -143,12 +144,14 @@ notes:
   - Tables are made in schemas C(pgml_staging_N), and old ones go by way of C(pgml_old_N). What is remembered is in schema
     C(pgml_distributed), where table C(progress) tells how far a run has come.
   - Foreign keys to tables that are not copied, or copied in part, are left out, and so are triggers, rules and policies that
-    refer to other tables, and policies for roles that the target lacks.
+    refer to other tables, and policies for roles that the target lacks, or for any role with O(method=archive).
   - Tables of more than 1 GB may be read in several pieces. A transaction that took its snapshot before the run, and reads such a
     table only after it, sees it without rows, as it does after C(TRUNCATE),
     see U(https://www.postgresql.org/docs/current/mvcc-caveats.html). Other tables are the same for everybody.
   - Views, materialized views, foreign tables, unlogged tables and large objects are not copied.
   - One run at a time can fill a database.
+  - The exchange needs the tables for itself for a moment. It tries for 60 seconds, queueing for 0.2 seconds at a time. If a query
+    reads one of them for longer, the run fails and names the session.
 seealso:
   - module: postgresml.distributed.pgml_schema
   - module: postgresml.distributed.pgml_subscription
