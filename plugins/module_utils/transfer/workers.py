@@ -69,7 +69,7 @@ class Lane:
         self._source = source
         self._session: Session | None = None
         self._stream = Stream()
-        self._reader = threading.Thread()
+        self._reader: threading.Thread | None = None
 
     def move(self, move: Move, target: Session | None, compress: int) -> int | None:
         """Carry out *move* and return the number of rows, which both servers' COPY tags agree on; None between files."""
@@ -117,7 +117,7 @@ class Lane:
     def close(self) -> None:
         """Let the source go, and a thread that still reads from it."""
         self._stream.abandon()
-        if self._session and self._reader.is_alive():
+        if self._session and self._reader and self._reader.is_alive():
             self._session.cancel()
             self._reader.join()
         if self._session:
