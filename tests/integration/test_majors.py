@@ -125,14 +125,14 @@ NEXT = [(source, target) for source in majors.VERSIONS for target in (source, so
 @pytest.mark.parametrize(("source", "target"), NEXT)
 def test_the_shop_is_dumped_and_restored(servers: Servers, source: int, target: int) -> None:
     client, _path = copies.newest_pg_dump()
-    if client < source:
+    if client < max(source, target):
         pytest.skip(f"the newest pg_dump here is of PostgreSQL {client}")
     with pair_of(servers.get(source, "primary"), servers.get(target, "replica")) as pair:
         copies.load_shop(pair, 0.002)
         assert copies.copy(pair)["changed"]
         assert copies.differences(pair) == {}
         # Schema public has another owner since 15.
-        if client >= target and (source < 15) == (target < 15):
+        if (source < 15) == (target < 15):
             assert copies.redefined(pair, "--no-privileges") == ""
         assert not copies.copy(pair)["changed"]
 

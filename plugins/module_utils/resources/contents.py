@@ -228,7 +228,8 @@ def fingerprints(session: Session, tables: Sequence[Table]) -> dict[tuple[str, s
 _FINGERPRINTS = (
     "SELECT c.oid, md5(concat_ws('/', (SELECT system_identifier FROM pg_control_system()), current_database(),"
     "  pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter),"
-    "  (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()),"
+    "  (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()"
+    "   AND current_setting('server_version_num')::int >= 150000),"  # older servers set it at some time by themselves
     "  CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
     "   WHEN NOT current_setting('track_counts')::bool THEN pg_current_wal_insert_lsn() END,"
     "  (SELECT string_agg(h.inhrelid::text, ',' ORDER BY h.inhrelid) FROM pg_inherits AS h WHERE h.inhparent = c.oid),"
