@@ -78,14 +78,14 @@ LONG = "x" * 70
 MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
     "entries": (
         [
-            distribution(name="a", strategy="dump"),
+            distribution(name="a", strategy="fdw"),
             distribution(name="b", tabels=["x"]),
             {"name": "c", "tables": ["x"]},
             distribution(name="d", tables="public.orders"),
             {"database": "shop"},
         ],
         [
-            'Distribution "a" has strategy dump, which this version can\'t do: use logical.',
+            'Distribution "a" has strategy fdw, which this version can\'t do: use dump or logical.',
             'Distribution "b" has unknown key tabels; known are database, name,',
             'Distribution "c" has no database',
             'Distribution "d": tables must be a list.',
