@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
         ],
         [
             'Distribution "a" has strategy fdw, which this version can\'t do: use dump or logical.',
-            'Distribution "b" has unknown key tabels; known are database, name,',
+            'Distribution "b" has unknown key tabels; known are database, exclude_tables, name,',
             'Distribution "c" has no database',
             'Distribution "d": tables must be a list.',
             "has no name",
