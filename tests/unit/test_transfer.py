@@ -7,9 +7,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import filling
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.filling import Cargo, Tally
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Cargo, Schedule, Tally
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import chunks, workers
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Chunk, Extent
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.stream import BLOCK, Stream
@@ -68,15 +67,15 @@ def test_rows_come_first_and_locks_are_not_waited_for() -> None:
 
 def run(plan: Blueprint, cargo: list[Cargo]) -> list[str]:
     """What a schedule does, in order, one job at a time."""
-    schedule = filling._Schedule(plan, [("s", item.key[1]) for item in cargo], Tally(), mock.Mock())
+    order = Schedule(plan, [("s", item.key[1]) for item in cargo], Tally(), mock.Mock())
     every = {("s", item.key[1]) for item in cargo} | {key for key, _text in plan.constraints}
     moves = [Job(("rows", ("s", item.key[1]), item), Move("", "", ""), []) for item in cargo]
-    queue = workers._Queue([*moves, *schedule.without_rows(sorted(every))])
+    queue = workers._Queue([*moves, *order.without_rows(sorted(every))])
     said = []
     while (found := queue.next([])) is not None:
         kind, key, _item = found.key
         said.append(f"{kind} {key[1]}")
-        queue.add(schedule.done(found, 1 if found.move else None))
+        queue.add(order.done(found, 1 if found.move else None))
     return said
 
 
@@ -121,6 +120,6 @@ def test_a_stream_gives_back_what_was_written_in_blocks() -> None:
 
 def test_a_stream_hands_over_a_failure_and_not_an_end() -> None:
     stream = Stream()
-    stream.end("no more")
+    stream.end(OSError("no more"))
     with pytest.raises(OSError, match="no more"):
         stream.read()

@@ -38,7 +38,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     tables,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Drafts
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.filling import Cargo, Filling, Wishes
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.filling import Filling, Wishes
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Cargo
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.shipment import RowFile, Shipment
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -383,7 +384,7 @@ def _copy(task: Task, source: Session, session: Session, request: Request, wante
                 session,
                 goods,
                 Drafts(goods.origin, directory, task.run_command),
-                Source(source.endpoint, moment.name, goods.encoding),
+                Source(source.endpoint, [moment.name], goods.encoding),
                 _cargo(source, goods, params),
                 moment.release,
             )
@@ -630,7 +631,7 @@ def _write_rows(
     for number, item in enumerate(_cargo(source, goods, params)):
         path = os.path.join(shipment.ROWS, "{0}.gz".format(number))
         jobs.append(Job((item, path), Move(quoted(*item.key), item.read, os.path.join(directory, path)), ()))
-    reader = Source(source.endpoint, moment.name, goods.encoding)
+    reader = Source(source.endpoint, [moment.name], goods.encoding)
     with Workers(_jobs(params), reader, Target(None, {}, params["compress"])) as workers:
         workers.run(jobs, done, moment.release)
     return files
@@ -665,7 +666,7 @@ def _restore(task: Task) -> None:
                     with contextlib.suppress(FileNotFoundError):
                         shutil.copy(os.path.join(path, name), directory)
                 drafts = Drafts(goods.origin, directory, task.run_command)
-                source = Source(None, "", goods.encoding)
+                source = Source(None, (), goods.encoding)
                 _fill(task, session, goods, drafts, source, filling.archive_cargo(path, files), lambda: None)
 
 

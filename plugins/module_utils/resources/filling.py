@@ -3,23 +3,27 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import os
-from typing import Any, Callable, Iterable, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
     identifier,
     identifiers,
     listed,
-    quoted,
     raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import exchange
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint, Drafts
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
+    Cargo,
+    Key,
+    Schedule,
+    Tally,
+    analyze,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.shipment import Shipment
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, ledger, staging
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
@@ -33,22 +37,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.wo
     Workers,
 )
 
-Key = Tuple[str, str]
-"""(schema, name) of a table"""
-
-
-class Cargo(NamedTuple):
-    """A chunk of a table, wherever it is read."""
-
-    key: Key
-    read: str
-    """as in Move"""
-    size: int
-    binary: bool
-    whole: bool
-    rows: int | None = None
-    """as the archive counted them"""
-
 
 class Wishes(NamedTuple):
     """How the target is to be filled."""
@@ -59,25 +47,6 @@ class Wishes(NamedTuple):
     """tables that stay and are truncated"""
     replaced: Sequence[Key]
     """tables that are exchanged for new ones"""
-
-
-class Tally:
-    """What has arrived."""
-
-    def __init__(self) -> None:
-        self.rows: dict[Key, int] = {}
-        self.chunks: dict[Key, int] = {}
-
-    def add(self, item: Cargo, rows: int) -> None:
-        """Count a chunk; refuses one that isn't what the archive says."""
-        if item.rows not in (None, rows):
-            raise ServerRefused(
-                "The archive has {0} rows of {1} and {2} arrived: nothing was kept.".format(
-                    item.rows, quoted(*item.key), rows
-                )
-            )
-        self.rows[item.key] = self.rows.get(item.key, 0) + rows
-        self.chunks[item.key] = self.chunks.get(item.key, 0) + 1
 
 
 class Filling:
@@ -108,7 +77,7 @@ class Filling:
         endpoint = self._session.endpoint
         settings = indexes.settings(self._session, self._wishes.jobs, self._shipment.encoding)
         with Workers(self._wishes.jobs, source, Target(endpoint, settings, 0)) as workers:
-            schedule = _Schedule(plan, [self._new(item.key) for item in beside], self.tally, progress)
+            schedule = Schedule(plan, [self._new(item.key) for item in beside], self.tally, progress)
             jobs = [self._job(item) for item in beside]
             jobs += schedule.without_rows(
                 self._new(key) for key in self._staged if self._new(key) not in plan.partitioned
@@ -116,7 +85,7 @@ class Filling:
             drop_scratch = functools.partial(staging.drop_scratch, self._session)
             workers.run(jobs, schedule.done, (lambda: None) if inside else moved, meanwhile=drop_scratch)
         progress.phase("attach")
-        for statement in [*plan.late, *map(_analyze, sorted(plan.partitioned - plan.partitions))]:
+        for statement in [*plan.late, *map(analyze, sorted(plan.partitioned - plan.partitions))]:
             self._session.execute(statement)
         progress.phase("exchange")
         self._publish(source, inside, moved)
@@ -245,86 +214,7 @@ class Filling:
 
     def _analyze(self, inside: Sequence[Cargo]) -> None:
         for key in dict.fromkeys(item.key for item in inside):
-            self._session.execute(_analyze(key))
-
-
-class _Schedule:
-    """What is to be done when: a table's constraints after its rows, then its indexes, then its statistics."""
-
-    def __init__(self, plan: Blueprint, chunks: Iterable[Key], tally: Tally, progress: Progress) -> None:
-        self._tally = tally
-        self._progress = progress
-        self._partitions = plan.partitions
-        self._constraints = _grouped(plan.constraints)
-        self._indexes = _grouped(plan.indexes)
-        self._foreign_keys = plan.foreign_keys
-        self._chunks = collections.Counter(chunks)
-        self._pieced = frozenset(key for key, count in self._chunks.items() if count > 1)
-        self._constraints_left = {key: len(texts) for key, texts in self._constraints.items()}
-        self._steps_left: dict[Key, int] = {}
-
-    def without_rows(self, keys: Iterable[Key]) -> list[Job]:
-        """The first jobs of the tables *keys* that no chunk comes to."""
-        return [job for key in keys if not self._chunks[key] for job in self._build(key)]
-
-    def done(self, job: Job, rows: int | None) -> Iterable[Job]:
-        """What can follow *job*, which brought *rows*, if it brought any."""
-        kind, key, item = job.key
-        if kind == "rows":
-            self._chunks[key] -= 1
-            self._tally.add(item, rows or 0)
-            self._progress.copied(item.size, rows or 0, whole=not self._chunks[key])
-            return () if self._chunks[key] else self._build(key)
-        following: list[Job] = []
-        if kind == "constraint":
-            self._constraints_left[key] -= 1
-            following += self._ready_foreign_keys()
-        if kind in ("constraint", "index"):
-            self._steps_left[key] -= 1
-            following += self._finish(key)
-        return following
-
-    def _build(self, key: Key) -> list[Job]:
-        constraints, indexes_ = self._constraints.get(key, ()), self._indexes.get(key, ())
-        self._steps_left[key] = len(constraints) + len(indexes_)
-        return [
-            *[_job("constraint", key, text, exclusive=[key]) for text in constraints],
-            *[_job("index", key, text, shared=[key]) for text in indexes_],
-            *self._finish(key),
-            *self._ready_foreign_keys(),
-        ]
-
-    def _finish(self, key: Key) -> list[Job]:
-        if self._steps_left[key]:
-            return []
-        if key in self._pieced:  # a whole table was frozen as it came
-            return [_job("vacuum", key, _analyze(key, "VACUUM (FREEZE, ANALYZE)"), exclusive=[key])]
-        if key in self._partitions:  # the partitioned table's ANALYZE does them all
-            return []
-        return [_job("analyze", key, _analyze(key), exclusive=[key])]
-
-    def _ready_foreign_keys(self) -> list[Job]:
-        ready = [item for item in self._foreign_keys if self._is_ready(item[0]) and self._is_ready(item[1])]
-        self._foreign_keys = [item for item in self._foreign_keys if item not in ready]
-        return [_job("foreign key", key, text, exclusive=[key, refers]) for key, refers, text in ready]
-
-    def _is_ready(self, key: Key) -> bool:
-        return not self._chunks[key] and not self._constraints_left.get(key)
-
-
-def _job(kind: str, key: Key, text: str, shared: Iterable[Key] = (), exclusive: Iterable[Key] = ()) -> Job:
-    return Job((kind, key, None), None, [text], frozenset(shared), frozenset(exclusive))
-
-
-def _analyze(key: Key, command: str = "ANALYZE") -> str:
-    return "{0} {1}".format(command, ".".join('"{0}"'.format(part.replace('"', '""')) for part in key))
-
-
-def _grouped(items: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
-    groups: dict[Key, list[str]] = {}
-    for key, text in items:
-        groups.setdefault(key, []).append(text)
-    return groups
+            self._session.execute(analyze(key))
 
 
 def archive_cargo(directory: str, files: Iterable[Any]) -> list[Cargo]:

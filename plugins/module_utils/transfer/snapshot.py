@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -32,12 +32,15 @@ class Snapshot:
     """A transaction that exports its snapshot, see
     https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-SNAPSHOT-SYNCHRONIZATION.
 
-    *session* is read_session()'s; it sees the snapshot until release().
+    *session* is reading_session()'s; it sees the snapshot until release(). With *names* it is one of these.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, names: Sequence[str] = ()) -> None:
         self.session = session
-        session.execute(_BEGIN)
+        if names:
+            join(session, names)
+        else:
+            session.execute(_BEGIN)
         self.name: str = session.value("SELECT pg_export_snapshot()")
 
     def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
@@ -71,10 +74,17 @@ class Snapshot:
         self.session.close()
 
 
-def join(session: Session, name: str) -> None:
-    """Begin a transaction of *session* that sees the exported snapshot *name*."""
-    session.execute(_BEGIN)
-    session.execute(compose("SET TRANSACTION SNAPSHOT {name}", name=literal(name)))
+def join(session: Session, names: Sequence[str]) -> None:
+    """Begin a transaction of *session* that sees an exported snapshot, the first of *names* that still is alive."""
+    for number, name in enumerate(names, 1):
+        session.execute(_BEGIN)
+        try:
+            session.execute(compose("SET TRANSACTION SNAPSHOT {name}", name=literal(name)))
+            return
+        except ServerRefused:
+            session.execute("ROLLBACK")
+            if number == len(names):
+                raise
 
 
 def select(schema: str, name: str, columns: Sequence[str], where: str | None, first: int, end: int | None) -> Any:

@@ -26,7 +26,7 @@ class Stream(io.RawIOBase):
         self._abandoned = False
         self.sink = io.BufferedWriter(self, BLOCK)  # gathers rows in C
         self.rows: int | None = None
-        self.failure: str | None = None
+        self.failure: Exception | None = None
 
     def writable(self) -> bool:
         return True
@@ -37,7 +37,7 @@ class Stream(io.RawIOBase):
             self._put(bytes(view[start : start + BLOCK]))
         return len(view)
 
-    def end(self, failure: str | None) -> None:
+    def end(self, failure: Exception | None) -> None:
         """Close the sender's side, saying what went wrong, if anything did."""
         try:
             if failure is None:
@@ -51,7 +51,7 @@ class Stream(io.RawIOBase):
         """The next block; nothing at the end."""
         block = self._blocks.get()
         if not block and self.failure is not None:
-            raise OSError(self.failure)
+            raise OSError(str(self.failure))
         return block
 
     def abandon(self) -> None:

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import collections
-import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import DistributedError, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    ServerRefused,
+    Unreachable,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import rowfiles, snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.processes import FORK, die_with, isolate
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.stream import BLOCK, Stream
-
-_FORK = multiprocessing.get_context("fork")
 
 
 class Move(NamedTuple):
@@ -30,14 +31,16 @@ class Move(NamedTuple):
     write: str
     """COPY ... FROM STDIN, or the path of a file"""
     first: str | None = None
-    """a statement that shares the transaction of the write"""
+    """a statement at the beginning of the transaction of the write"""
+    last: str | None = None
+    """a statement at its end, with one parameter, the number of rows"""
 
 
 class Source(NamedTuple):
-    """Where moves read from: a server under a snapshot, or files."""
+    """Where moves read from: a server under a snapshot, of which any of the names will do, or files."""
 
     endpoint: Endpoint | None
-    snapshot: str
+    snapshots: Sequence[str]
     encoding: str
 
 
@@ -84,8 +87,9 @@ class Lane:
                 written = target.copy_in(move.write, stream, BLOCK)
         except DistributedError as error:
             # psycopg2 makes an error of its own of one that it meets while it reads.
-            cause = "read: {0}".format(stream.failure) if stream.failure else "copied: {0}".format(error)
-            raise ServerRefused("{0} could not be {1}".format(move.label, cause)) from None
+            verb, cause = ("read", stream.failure) if stream.failure else ("copied", error)
+            kind = Unreachable if isinstance(cause, Unreachable) else ServerRefused
+            raise kind("{0} could not be {1}: {2}".format(move.label, verb, cause)) from None
         reader.join()
         if None not in (stream.rows, written) and stream.rows != written:
             raise ServerRefused(
@@ -96,22 +100,20 @@ class Lane:
         return written if stream.rows is None else stream.rows
 
     def _read(self, request: str, stream: Stream) -> None:
-        failure = None
+        failure: Exception | None = None
         try:
             if self._source.endpoint is None:
                 rowfiles.read(request, stream.sink)
             else:
                 stream.rows = self._reading_session(self._source.endpoint).copy_out(request, stream.sink)
-        except DistributedError as error:
-            failure = str(error)
         except Exception as error:  # without its end, the stream's reader would wait for ever
-            failure = repr(error)
+            failure = error
         stream.end(failure)
 
     def _reading_session(self, endpoint: Endpoint) -> Session:
         if self._session is None:
             self._session = snapshot.reading_session(endpoint, client_encoding=self._source.encoding)
-            snapshot.join(self._session, self._source.snapshot)
+            snapshot.join(self._session, self._source.snapshots)
         return self._session
 
     def close(self) -> None:
@@ -125,29 +127,7 @@ class Lane:
             self._session = None
 
 
-def _isolate(keep: set[int]) -> None:
-    """Close what this process inherited, such as connections, which would else stay open when its parent has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    silent = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(silent, standard)
-    low = 3
-    for descriptor in sorted(keep):
-        os.closerange(low, descriptor)
-        low = descriptor + 1
-    os.closerange(low, 1 << 16)
-
-
-def _die_with(parent: int) -> None:
-    """End this process when its parent has ended, whatever it waits for meanwhile."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            pause.wait(0.5)
-        os._exit(1)
-
-    pause = threading.Event()
-    threading.Thread(target=watch, daemon=True).start()
+WATCH_SECONDS = 10
 
 
 class Workers:
@@ -157,8 +137,8 @@ class Workers:
         self._connections: list[Any] = []
         self._processes: list[Any] = []
         for _number in range(count):
-            ours, theirs = _FORK.Pipe()
-            process = _FORK.Process(target=_work, args=(source, target, theirs, os.getpid()))
+            ours, theirs = FORK.Pipe()
+            process = FORK.Process(target=_work, args=(source, target, theirs, os.getpid()))
             process.start()
             theirs.close()
             self._connections.append(ours)
@@ -181,10 +161,12 @@ class Workers:
         done: Callable[[Job, int | None], Iterable[Job]],
         moved: Callable[[], None],
         meanwhile: Callable[[], None] = lambda: None,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         """Run *jobs* and those that *done*, called with each job and its rows, gives in return; those with a move first.
 
-        *meanwhile* is called once, when the workers have begun, and *moved* when no rows are left to be read.
+        *meanwhile* is called once, when the workers have begun, *moved* when no rows are left to be read, and *watch*
+        before rows are taken for copied, and every WATCH_SECONDS until then.
         """
         queue = _Queue(jobs)
         busy: dict[Any, Job] = {}
@@ -200,11 +182,13 @@ class Workers:
                 moved()
             if not busy:
                 return
-            ready: list[Any] = multiprocessing.connection.wait(list(busy))
-            for connection in ready:
-                job = busy.pop(connection)
+            ready: list[Any] = multiprocessing.connection.wait(list(busy), WATCH_SECONDS if reading else None)
+            results = [(connection, _result(connection)) for connection in ready]
+            if reading:
+                watch()
+            for connection, rows in results:
                 idle.append(connection)
-                queue.add(done(job, _result(connection)))
+                queue.add(done(busy.pop(connection), rows))
             _hand_out(queue, idle, busy)
 
 
@@ -271,8 +255,8 @@ class _Queue:
 
 def _work(source: Source, target: Target, connection: Any, parent: int) -> None:
     """The life of a worker: one job after the other; None says that there are no more rows to move."""
-    _isolate({connection.fileno()})
-    _die_with(parent)
+    isolate({connection.fileno()})
+    die_with(parent)
     session = None
     lane = None
     while True:
@@ -305,11 +289,15 @@ def _work(source: Source, target: Target, connection: Any, parent: int) -> None:
 
 
 def _move(lane: Lane, session: Session | None, move: Move, compress: int) -> int | None:
-    if session is None or move.first is None:
+    if session is None or (move.first is None and move.last is None):
         return lane.move(move, session, compress)
     with session.transaction():
-        session.execute(move.first)
-        return lane.move(move, session, compress)
+        if move.first is not None:
+            session.execute(move.first)
+        rows = lane.move(move, session, compress)
+        if move.last is not None:
+            session.execute(move.last, [rows])
+    return rows
 
 
 def writing_session(endpoint: Endpoint, settings: Mapping[str, str]) -> Session:
