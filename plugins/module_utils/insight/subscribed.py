@@ -44,7 +44,12 @@ GENERATED_COLUMNS_SINCE = 180000
 class Offer(NamedTuple):
     """A table as a set of publications offers it."""
 
+    oid: int
+    kind: str
+    """pg_class.relkind: C(r), or C(p) for one that is published via its root"""
     columns: tuple[str, ...]
+    where: str | None
+    """the row filters of all publications together"""
     readable: bool
     """whether the connecting user may SELECT those columns"""
     hidden: bool
@@ -65,11 +70,20 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
     if target_version < COLUMN_LISTS_SINCE <= source.version:
         _refuse_parts(source, publications)
     listed = " AND a.attname = ANY(pt.attnames)" if source.version >= COLUMN_LISTS_SINCE else ""
+    filter_ = "pt.rowfilter" if source.version >= COLUMN_LISTS_SINCE else "NULL::text"
     stored = " AND a.attgenerated = ''" if source.version < GENERATED_COLUMNS_SINCE else ""
     return {
-        (row.schema, row.name): Offer(tuple(row.columns), row.readable, row.hidden)
+        (row.schema, row.name): Offer(
+            row.oid,
+            row.kind,
+            tuple(row.columns),
+            None if None in row.filters else " OR ".join("({0}\n)".format(each) for each in row.filters),
+            row.readable,
+            row.hidden,
+        )
         for row in source.rows(
-            "SELECT pt.schemaname AS schema, pt.tablename AS name, array_agg(DISTINCT a.attname::text) AS columns,"
+            "SELECT pt.schemaname AS schema, pt.tablename AS name, c.oid, c.relkind AS kind,"
+            " array_agg(DISTINCT a.attname::text) AS columns, array_agg(DISTINCT " + filter_ + ") AS filters,"
             " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
             " AS readable, bool_or(row_security_active(c.oid)) AS hidden FROM pg_publication_tables AS pt"
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
@@ -77,7 +91,7 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
             " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             + listed
             + stored
-            + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
+            + " WHERE pt.pubname = ANY(%s) GROUP BY c.oid, 1, 2",
             [list(publications)],
         )
     }
@@ -192,7 +206,7 @@ def check_empty(session: Session, keys: Collection[Any]) -> None:
         filled += [row.label for row in rows]
     if filled:
         raise Refused(
-            "Table {0} holds rows in {1}, and the first copy would add to them: empty it, or set copy_data to false if "
+            "Table {0} holds rows in {1}, and the first copy would add to them: empty it, or set initial_copy to none if "
             "the rows are right.".format(enumerate_names(filled), session.endpoint)
         )
 
@@ -254,6 +268,52 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
             raise silence
         if time.monotonic() > end:
             raise TimedOut(_progress(name, states, unready, seconds), tables=_as_result(states))
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.3)
+
+
+def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: str, slot: str, seconds: float) -> None:
+    """Return when the replica has kept all that the source had written when this was called.
+
+    :raises DistributedError: when changes can't be applied, or the slot is gone; Unreachable when the source has been out of
+        reach for SILENCE_SECONDS; TimedOut
+    """
+    end = time.monotonic() + seconds
+    watch = _Watch(session, oid)
+    lsn: str | None = None
+    silent_since: float | None = None
+    pause = 0.05
+    while True:
+        behind: int | None = None
+        try:
+            with Session(endpoint) as source:
+                lsn = lsn or source.value("SELECT pg_current_wal_flush_lsn()::text")
+                behind = source.value(
+                    "SELECT greatest(%s::pg_lsn - confirmed_flush_lsn, 0)::int8 FROM pg_replication_slots"
+                    " WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'",
+                    [lsn, slot],
+                )
+            silent_since = None
+        except Unreachable:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() > min(end, silent_since + SILENCE_SECONDS):
+                raise
+        if behind == 0:
+            return
+        if behind is None and silent_since is None:
+            raise Refused('Slot "{0}" of subscription {1} is gone, or has lost its WAL.'.format(slot, quoted(name)))
+        if silent_since is None and watch.look(0) and watch.failures >= FAILURES:
+            raise Refused(
+                "Subscription {0} can't apply changes: it failed {1} times; the replica's log says why.".format(
+                    quoted(name), watch.failures
+                )
+            )
+        if time.monotonic() > end:
+            raise TimedOut(
+                'Subscription "{0}" has its rows, and is {1:,} kB behind the source after {2:.0f} s. It goes on.'.format(
+                    name, (behind or 0) >> 10, seconds
+                )
+            )
         time.sleep(pause)
         pause = min(1.0, pause * 1.3)
 

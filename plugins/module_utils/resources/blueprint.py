@@ -33,9 +33,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.t
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import staging
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
 
-_RELATION, _DEFAULT, _CONSTRAINT, _NAMESPACE, _EXTENSION = 1259, 2604, 2606, 2615, 3079
+_RELATION, _DEFAULT, CONSTRAINT, _NAMESPACE, _EXTENSION = 1259, 2604, 2606, 2615, 3079
 """The numbers of pg_class, pg_attrdef, pg_constraint, pg_namespace and pg_extension, the same on every server."""
-_NO_STATEMENT = (_RELATION, _DEFAULT, _CONSTRAINT, _NAMESPACE)
+_NO_STATEMENT = (_RELATION, _DEFAULT, CONSTRAINT, _NAMESPACE)
 """Catalogs whose objects pg_dump's archive without tables doesn't hold, or that are made otherwise here."""
 
 TABLES_FILE, SUPPORT_FILE = "tables.dump", "support.dump"
@@ -301,24 +301,22 @@ class Drafts:
         after = archive.script(archive.entries("post-data"), scratch.version)
         os.unlink(path)
         keys = [(names.new(key[0]), key[1]) for key in self._origin.keys]
-        return _sorted_out(
-            before, after, definitions.attachments(scratch, keys), *definitions.partitioning(scratch, keys)
-        )
+        plan = sorted_out(after, definitions.attachments(scratch, keys), *definitions.partitioning(scratch, keys))
+        return plan._replace(preamble=before.preamble, tables=[*before.pieces.values(), *plan.tables])
 
     def _archive(self, name: str) -> Archive:
         return Archive(os.path.join(self._directory, name), self._origin.version // 10000, self._run_command)
 
 
-def _sorted_out(
-    before: Script,
+def sorted_out(
     after: Script,
     attachments: Sequence[Attachment],
     partitioned: frozenset[tuple[str, str]],
     partitions: frozenset[tuple[str, str]],
 ) -> Blueprint:
-    """The Blueprint of what comes *before* the rows and *after* them."""
+    """The part of a Blueprint that comes *after* the rows."""
     known = {attachment.identity: attachment for attachment in attachments}
-    plan = Blueprint(before.preamble, list(before.pieces.values()), [], [], [], [], partitioned, partitions)
+    plan = Blueprint("", [], [], [], [], [], partitioned, partitions)
     for entry, text in after.pieces.items():
         attachment = known.get(entry.identity) if after.preamble else None
         if entry.text.startswith("STATISTICS "):  # they take effect with ANALYZE

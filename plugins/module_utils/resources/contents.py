@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Collection, NamedTuple, Sequence
+from typing import Any, Collection, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -11,13 +11,15 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     compose,
     enumerate_names,
     identifier,
+    identifiers,
     literal,
     quoted,
+    raw,
     union_all,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import snapshot
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Extent
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Chunk, Extent
 
 _TEXT_ONLY = (
     "aclitem", "gtsvector", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_dependencies", "pg_mcv_list",
@@ -99,6 +101,36 @@ _CONTENTS = (
     "   WHERE attrelid = c.oid ORDER BY attnum) AS binaries"
     " FROM pg_class AS c WHERE c.oid = ANY(%(oids)s)"
 )
+
+
+def reading(item: Contents, chunk: Chunk, binary: bool) -> Any:
+    """The COPY that reads a chunk of a table."""
+    table = item.table
+    if chunk.whole and table.where is None:
+        what = compose(
+            "{table}{columns}",
+            table=identifier(*table.key),
+            columns=compose(" ({names})", names=identifiers(item.columns)) if item.columns else raw(""),
+        )
+    else:
+        rows = snapshot.select(table.schema, table.name, item.columns, table.where, chunk.first, chunk.end)
+        what = compose("({rows})", rows=rows)
+    return compose("COPY {what} TO STDOUT (FORMAT {format})", what=what, format=_format(binary))
+
+
+def writing(key: tuple[str, str], columns: Sequence[str], binary: bool, freeze: bool) -> Any:
+    """The COPY that writes what reading() reads into the table *key*."""
+    return compose(
+        "COPY {table}{columns} FROM STDIN (FORMAT {format}{freeze})",
+        table=identifier(*key),
+        columns=compose(" ({names})", names=identifiers(columns)) if columns else raw(""),
+        format=_format(binary),
+        freeze=raw(", FREEZE" if freeze else ""),
+    )
+
+
+def _format(binary: bool) -> Any:
+    return raw("binary" if binary else "text")
 
 
 def refuse_unreadable(session: Session, tables: Sequence[Table]) -> None:

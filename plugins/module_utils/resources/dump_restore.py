@@ -23,9 +23,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     enumerate_names,
     expression,
     identifier,
-    identifiers,
     quoted,
-    raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     blueprint,
@@ -49,6 +47,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
     ledger,
     snapshot,
     staging,
+    workers,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
@@ -82,9 +81,6 @@ OPTIONS: dict[str, Any] = {
     "jobs": {"type": "int"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
-
-_MOST_JOBS = 4
-"""That many sessions read from the primary at most, unless more are asked for."""
 
 
 class Request(NamedTuple):
@@ -124,8 +120,7 @@ def manage(task: Task) -> None:
 
 
 def _refuse_options(params: Mapping[str, Any]) -> None:
-    if params["jobs"] is not None and params["jobs"] < 1:
-        raise Refused("jobs is {0}: at least one is needed.".format(params["jobs"]))
+    workers.jobs(params["jobs"])
     if not 0 <= params["compress"] <= 9:
         raise Refused("compress is {0}: gzip's levels are 0 to 9.".format(params["compress"]))
     if params["method"] == "archive" and not params["archive"] and params["state"] == "present":
@@ -143,12 +138,6 @@ def _refuse_options(params: Mapping[str, Any]) -> None:
         raise Refused("source is needed: it says where the rows come from.")
     if reads_source and not (params["tables"] or params["schemas"] or params["all_tables"]):
         raise Refused("Nothing is asked for: name tables or schemas, or set all_tables.")
-
-
-def _jobs(params: Mapping[str, Any]) -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs: int = params["jobs"] or min(cpus, _MOST_JOBS)
-    return jobs
 
 
 # From source to target
@@ -422,21 +411,11 @@ def _cargo(source: Session, goods: Shipment, params: Mapping[str, Any]) -> list[
     """The chunks of a shipment that are read from a server, largest first."""
     items = {item.extent.oid: item for item in goods.contents}
     result = []
-    for chunk in chunks.plan([item.extent for item in goods.contents], _jobs(params), source.version):
+    for chunk in chunks.plan([item.extent for item in goods.contents], workers.jobs(params["jobs"]), source.version):
         item = items[chunk.oid]
         binary = _binary(item, params["format"])
-        table = item.table
-        if chunk.whole and table.where is None:
-            what = compose(
-                "{table}{columns}",
-                table=identifier(*table.key),
-                columns=compose(" ({names})", names=identifiers(item.columns)) if item.columns else raw(""),
-            )
-        else:
-            rows = snapshot.select(table.schema, table.name, item.columns, table.where, chunk.first, chunk.end)
-            what = compose("({rows})", rows=rows)
-        read = compose("COPY {what} TO STDOUT (FORMAT {format})", what=what, format=raw("binary" if binary else "text"))
-        result.append(Cargo(table.key, source.text_of(read), chunk.bytes, binary, chunk.whole))
+        read = contents.reading(item, chunk, binary)
+        result.append(Cargo(item.table.key, source.text_of(read), chunk.bytes, binary, chunk.whole))
     return result
 
 
@@ -465,7 +444,7 @@ def _fill(
     there = definitions.read(session, goods.keys)
     emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []
     replaced = [] if emptied else [key for key in goods.keys if key in there]
-    wishes = Wishes(params["owner"], _jobs(params), emptied, replaced)
+    wishes = Wishes(params["owner"], workers.jobs(params["jobs"]), emptied, replaced)
     run = Filling(session, goods, drafts, wishes)
     try:
         run.fill(source, cargo, moved)
@@ -632,8 +611,8 @@ def _write_rows(
         path = os.path.join(shipment.ROWS, "{0}.gz".format(number))
         jobs.append(Job((item, path), Move(quoted(*item.key), item.read, os.path.join(directory, path)), ()))
     reader = Source(source.endpoint, [moment.name], goods.encoding)
-    with Workers(_jobs(params), reader, Target(None, {}, params["compress"])) as workers:
-        workers.run(jobs, done, moment.release)
+    with Workers(workers.jobs(params["jobs"]), reader, Target(None, {}, params["compress"])) as crew:
+        crew.run(jobs, done, moment.release)
     return files
 
 

@@ -11,11 +11,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
     identifier,
-    identifiers,
     listed,
-    raw,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import exchange
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import contents, exchange
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint, Drafts
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
     Cargo,
@@ -114,14 +112,7 @@ class Filling:
 
     def _move(self, item: Cargo, key: Key, alone: bool) -> Move:
         """Rows of a table that only this copy fills are frozen as they come: nobody could see them before."""
-        columns = self._columns[item.key]
-        write = compose(
-            "COPY {table}{columns} FROM STDIN (FORMAT {format}{freeze})",
-            table=identifier(*key),
-            columns=compose(" ({names})", names=identifiers(columns)) if columns else raw(""),
-            format=raw("binary" if item.binary else "text"),
-            freeze=raw(", FREEZE" if alone else ""),
-        )
+        write = contents.writing(key, self._columns[item.key], item.binary, alone)
         first = self._session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*key))) if alone else None
         return Move(self._labels[item.key], item.read, self._session.text_of(write), first)
 

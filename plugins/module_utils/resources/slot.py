@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import NAME_BYTES
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    NAME_BYTES,
+    compose,
+    identifier,
+    literal,
+    raw,
+)
 
 PATIENCE_SECONDS = 30
 """How long a slot may stay active after its subscription was disabled."""
 CREATION_SECONDS = 10
 """How long the creation of a slot may wait for the transactions that run: it blocks nobody meanwhile."""
-
+_PATIENCE = "{0} s".format(CREATION_SECONDS)
+_OPTIONS_SINCE = 150000
+"""Before, CREATE_REPLICATION_SLOT had a grammar of its own."""
 
 FIRST_COPY_SLOTS_SINCE = 140000
 FAILOVER_SINCE = 170000
@@ -73,21 +82,37 @@ def check_room(source: Session, needed: int) -> None:
 
 def create(source: Session, name: str, failover: bool) -> None:
     """Create a slot for pgoutput. It gives up when older transactions don't end, and leaves nothing then."""
-    with Session(source.endpoint, lock_timeout="{0} s".format(CREATION_SECONDS)) as patient:
-        try:
-            if failover:
-                patient.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)", [name])
-            else:
-                patient.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
-        except ServerRefused as error:
-            if error.details.get("sqlstate") != "55P03":
-                raise
-            raise Refused(
-                'Slot "{0}" was not created: on the server of {1} transactions kept running for {2} s{3}. Nothing was '
-                "changed; try again when they have ended.".format(
-                    name, source.endpoint, CREATION_SECONDS, _running(source)
-                )
-            ) from None
+    query = "SELECT pg_create_logical_replication_slot({name}, 'pgoutput'{failover})"
+    failing_over = raw(", false, false, true" if failover else "")
+    with Session(source.endpoint, lock_timeout=_PATIENCE) as patient:
+        _create(source, patient, name, compose(query, name=literal(name), failover=failing_over))
+
+
+@contextlib.contextmanager
+def exporting(source: Session, name: str, failover: bool) -> Iterator[str]:
+    """The same, and until the block ends a snapshot of this name can be imported, which shows what was committed where the slot
+    begins, see https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-EXPORTED-SNAPSHOTS.
+    """
+    options = "(SNAPSHOT 'export'{0})".format(", FAILOVER" if failover else "")
+    command = compose(
+        "CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput {options}",
+        name=identifier(name),
+        options=raw(options if source.version >= _OPTIONS_SINCE else "EXPORT_SNAPSHOT"),
+    )
+    with Session(source.endpoint.with_keywords(replication="database"), lock_timeout=_PATIENCE) as patient:
+        yield _create(source, patient, name, command).snapshot_name
+
+
+def _create(source: Session, patient: Session, name: str, command: Any) -> Any:
+    try:
+        return patient.row(command)
+    except ServerRefused as error:
+        if error.details.get("sqlstate") != "55P03":
+            raise
+        raise Refused(
+            'Slot "{0}" was not created: on the server of {1} transactions kept running for {2} s{3}. Nothing was '
+            "changed; try again when they have ended.".format(name, source.endpoint, CREATION_SECONDS, _running(source))
+        ) from None
 
 
 def drop(source: Session, name: str) -> bool:
@@ -103,6 +128,13 @@ def drop(source: Session, name: str) -> bool:
         if time.monotonic() > end:
             return False
         time.sleep(0.2)
+
+
+def left_in_use(source: Session, name: str) -> str:
+    """The sentence about a slot that drop() couldn't drop."""
+    return 'Slot "{0}", which a run that died has left, is still in use on the server of {1}: try again later.'.format(
+        name, source.endpoint
+    )
 
 
 def names_of_first_copies(session: Session, subscription: int, tables: Sequence[int]) -> list[str]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Sequence
+import time
+from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -13,14 +14,20 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     TimedOut,
     Unreachable,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import slot, subscription
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import seeding, slot, subscription
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.seeding import Seeding
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import keepers, seeds, staging, workers
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.seeds import Seed
 
+SNAPSHOT, NATIVE, NONE = "snapshot", "native", "none"
+"""Choices of initial_copy"""
 _UNSEEN_VERSION = 990000
 """Taken for the version of a server that check mode can't ask, because its database is yet to be created."""
 
@@ -44,31 +51,58 @@ def _create(task: Task, session: Session | None, placeholder: Subscription | Non
     endpoint = wanted.endpoint
     if not wanted.publications or endpoint is None:
         raise Refused("To create subscription {0}, publications and source are needed.".format(quoted(wanted.name)))
-    future = wanted.over(None)
+    future = _without_losses(task, session, wanted.over(None))
     slot.check_name(future.slot_name or "")
-    copy_data = task.params["copy_data"]
+    workers.jobs(task.params["jobs"])
     source = task.source_or_none(endpoint)
-    task.note(subscription.plan_new(future, copy_data)[0].words)
+    task.note(subscription.plan_new(future, True)[0].words)
     task.describe(None, future.as_result())
     task.result["subscription"] = future.as_result()
+    method = None
     with source or contextlib.nullcontext():
-        if session and placeholder:
-            _clear_placeholder(task, session, source, placeholder)
         if session and source:
+            taken_up = None if task.check_mode else _taken_up(task, session, source, placeholder, future)
             with task.lenient():
-                _check_before_creation(session, source, future, copy_data)
-        if session and source and not task.check_mode:
-            _create_on_both(session, source, future, copy_data)
+                method = SNAPSHOT if taken_up else _check_before_creation(task, session, source, future)
+            if method and not task.check_mode:
+                _create_on_both(task, session, source, future, method, taken_up)
     if session and not task.check_mode:
-        _wait(task, session, endpoint, future, fresh=True)
+        _wait(task, session, endpoint, future, fresh=method == NATIVE)
 
 
-def _check_before_creation(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
+def _taken_up(
+    task: Task, session: Session, source: Session, placeholder: Subscription | None, future: Subscription
+) -> Seeding | None:
+    """What a run that died before its end had begun, if this one can go on with it; else it is removed."""
+    seed = seeds.read(session, future.name)
+    if seed:
+        _be_only_run(session)
+        run = Seeding(session, source, future, workers.jobs(task.params["jobs"]), task.run_command)
+        if placeholder and task.params["initial_copy"] in (None, SNAPSHOT) and run.go_on(seed):
+            task.result["initial_copy"] = {"method": SNAPSHOT, "reason": "a run that died had begun it"}
+            return run
+        run.leave(forever=True)
+        seeding.clear(session, source, seed)
+    if placeholder:
+        _clear_placeholder(session, source, placeholder)
+    return None
+
+
+def _be_only_run(session: Session) -> None:
+    """Make sure that nobody else fills tables of the database, not even workers that outlived their run."""
+    session.without_timeouts()
+    staging.lock_run(session)
+    staging.end_workers(session)
+
+
+def _check_before_creation(task: Task, session: Session, source: Session, future: Subscription) -> str:
+    """Refuse what could not succeed, and say how the first copy is made."""
     if source.is_same_database(session):
         raise Refused("{0} is source and target at once.".format(session.endpoint.title))
     offer = insight.offered(source, sorted(future.publications or ()), session.version)
     insight.check_offer(source, session, offer, future.name)
-    if copy_data:
+    method = _method(task, session, source, offer)
+    if method != NONE:
         insight.check_empty(session, offer)
     _check_failover(source, future)
     if slot.read(source, future.slot_name or ""):
@@ -78,7 +112,36 @@ def _check_before_creation(session: Session, source: Session, future: Subscripti
                 future.slot_name, source.endpoint, quoted(future.name)
             )
         )
-    slot.check_room(source, 2 if copy_data and offer else 1)
+    slot.check_room(source, 2 if method == NATIVE and offer else 1)
+    if method == SNAPSHOT:
+        _check_capacity(task, session, source, seeding.size_of(source, session, offer))
+    for words in capacity.outdated(source.version):
+        task.warn(words)
+    return method
+
+
+def _method(task: Task, session: Session, source: Session, offer: Mapping[Any, insight.Offer]) -> str:
+    """How the first copy is made, which the task's result tells, too."""
+    wish: str | None = task.params["initial_copy"]
+    reason = None if wish in (NATIVE, NONE) else seeding.reason_against(session, source, offer)
+    if reason and wish == SNAPSHOT:
+        raise Refused("initial_copy is snapshot, which is not possible because {0}: use native.".format(reason))
+    method = wish or (NATIVE if reason else SNAPSHOT)
+    task.result["initial_copy"] = {"method": method, "reason": reason}
+    if reason:
+        task.warn("The first copy is made by PostgreSQL itself, because {0}.".format(reason))
+    return method
+
+
+def _check_capacity(task: Task, session: Session, source: Session, size: int) -> None:
+    found = capacity.problems(
+        capacity.read_upstream(source, size, task.params["wal_space"]),
+        capacity.read_replica(session),
+        size,
+        workers.jobs(task.params["jobs"]),
+    )
+    if found:
+        raise Refused(" ".join(found))
 
 
 def _check_failover(source: Session, future: Subscription) -> None:
@@ -90,15 +153,37 @@ def _check_failover(source: Session, future: Subscription) -> None:
         )
 
 
-def _create_on_both(session: Session, source: Session, future: Subscription, copy_data: bool) -> None:
+def _without_losses(task: Task, session: Session | None, future: Subscription) -> Subscription:
+    """*future* without C(streaming = parallel), where that may lose transactions."""
+    if session is None or not capacity.loses_parallel(session.version):
+        return future
+    words = "PostgreSQL {0}, which may lose transactions that it applies in parallel".format(
+        version_text(session.version)
+    )
+    if future.options.get("streaming") == "parallel":
+        raise Refused("The server of {0} is {1}: update it, or set streaming to on.".format(session.endpoint, words))
+    if "streaming" in future.options or session.version < subscription.PARALLEL_BY_DEFAULT_SINCE:
+        return future
+    task.warn("The replica is {0}: streaming is set to on.".format(words))
+    return future._replace(options={**future.options, "streaming": "on"})
+
+
+def _create_on_both(
+    task: Task, session: Session, source: Session, future: Subscription, method: str, taken_up: Seeding | None
+) -> None:
     """The steps of subscription.py's first paragraph; an error undoes those already done."""
+    if method == SNAPSHOT:
+        if not taken_up:
+            _be_only_run(session)
+        _seed(task, session, source, future, taken_up)
+        return
     name = future.slot_name or ""
     session.apply(subscription.plan_placeholder(future))
     created = False
     try:
         slot.create(source, name, failover=future.options.get("failover") == "true")
         created = True
-        session.apply(subscription.plan_new(future, copy_data))
+        session.apply(subscription.plan_new(future, method == NATIVE))
     except DistributedError:
         if created:
             slot.drop(source, name)
@@ -106,16 +191,52 @@ def _create_on_both(session: Session, source: Session, future: Subscription, cop
         raise
 
 
-def _clear_placeholder(task: Task, session: Session, source: Session | None, placeholder: Subscription) -> None:
+def _seed(task: Task, session: Session, source: Session, future: Subscription, taken_up: Seeding | None) -> None:
+    """Make the first copy under the slot's snapshot, and the subscription after it."""
+    began = time.monotonic()
+    run = taken_up or Seeding(session, source, future, workers.jobs(task.params["jobs"]), task.run_command)
+    try:
+        if not taken_up:
+            run.begin()
+        run.fill()
+        session.apply(subscription.plan_new(future, False))
+    except DistributedError as error:
+        if isinstance(error, Unreachable) and run.can_be_taken_up:
+            run.leave(forever=False)
+            raise Unreachable(
+                "{0} What was copied stays, and a rerun goes on where this one stopped, within {1} minutes if rows are still "
+                "to come; state=absent removes it.".format(error, keepers.GRACE_SECONDS // 60),
+                **error.details,
+            ) from None
+        run.leave(forever=True)
+        _undo(session, future)
+        raise
+    except BaseException:
+        run.leave(forever=False)
+        raise
+    task.result["initial_copy"].update(
+        tables=[{"name": quoted(*key), "rows": rows} for key, rows in sorted(run.tally.rows.items())],
+        rows=sum(run.tally.rows.values()),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _undo(session: Session, future: Subscription) -> None:
+    """Remove what a copy has begun that failed; what can't be removed now is left to the next run."""
+    with contextlib.suppress(DistributedError), contextlib.ExitStack() as stack:
+        source = stack.enter_context(Session(future.endpoint)) if future.endpoint else None
+        seed = seeds.read(session, future.name)
+        if seed:
+            seeding.clear(session, source, seed)
+        placeholder = subscription.read(session, future.name)
+        if placeholder and placeholder.placeholder:
+            session.apply(subscription.plan_detached(placeholder, None))
+
+
+def _clear_placeholder(session: Session, source: Session, placeholder: Subscription) -> None:
     """Remove what a run that died before its end had begun."""
-    if task.check_mode:
-        return
-    if source and placeholder.slot_name and not slot.drop(source, placeholder.slot_name):
-        raise Refused(
-            'Slot "{0}", which a run that died has left, is still in use on the server of {1}: try again later.'.format(
-                placeholder.slot_name, source.endpoint
-            )
-        )
+    if placeholder.slot_name and not slot.drop(source, placeholder.slot_name):
+        raise Refused(slot.left_in_use(source, placeholder.slot_name))
     session.apply(subscription.plan_detached(placeholder, None))
 
 
@@ -133,7 +254,7 @@ def _alter(task: Task, session: Session, current: Subscription, wanted: Subscrip
     with source or contextlib.nullcontext():
         if source:
             with task.lenient():
-                changes += _plan_with_source(session, source, current, future, task.params["copy_data"])
+                changes += _plan_with_source(session, source, current, future, task.params["initial_copy"] != NONE)
         task.describe(
             current.as_result(), (future._replace(endpoint=None) if current.endpoint is None else future).as_result()
         )
@@ -175,6 +296,8 @@ def _plan_with_source(
 
 def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription, fresh: bool) -> None:
     current = subscription.read(session, future.name)
+    if seeds.read(session, future.name):
+        _finish(task, session, endpoint, current)
     if not current or not current.enabled or not task.params["wait"]:
         return
     try:
@@ -194,6 +317,18 @@ def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription
         raise Refused("{0} {1}".format(error, removed), **error.details) from None
 
 
+def _finish(task: Task, session: Session, endpoint: Endpoint, current: Subscription | None) -> None:
+    """What comes after a first copy while changes are applied already: foreign keys are checked, and the lag goes."""
+    if not current:
+        return
+    seeding.finish(session, current.name, task.warn)
+    if current.enabled and task.params["wait"]:
+        insight.wait_until_caught_up(
+            session, endpoint, current.oid, current.name, current.slot_name or "", task.params["wait_timeout"]
+        )
+    seeds.forget(session, current.name)
+
+
 def _remove(task: Task, session: Session | None, current: Subscription | None) -> None:
     params = task.params
     endpoint = Endpoint.from_source(params["source"]) if params["source"] else None
@@ -202,8 +337,20 @@ def _remove(task: Task, session: Session | None, current: Subscription | None) -
         task.note('Drop subscription "{0}"'.format(current.name))
         if not task.check_mode:
             _remove_from_both(task, session, current, endpoint)
-    elif endpoint and params["slot_name"]:
+        return
+    seed = seeds.read(session, params["name"]) if session else None
+    if session and seed:
+        task.note('Remove what is left of the first copy of subscription "{0}"'.format(params["name"]))
+        if not task.check_mode:
+            _remove_seed(session, _first_reached([endpoint]), seed)
+    if endpoint and params["slot_name"]:
         _settle(task, session, endpoint, params["slot_name"])
+
+
+def _remove_seed(session: Session, source: Session | None, seed: Seed) -> None:
+    """Undo a first copy that didn't come to its end."""
+    _be_only_run(session)
+    seeding.clear(session, source, seed)
 
 
 def _remove_from_both(task: Task, session: Session, current: Subscription, given: Endpoint | None) -> None:
@@ -214,6 +361,7 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
     endpoint = given or current.endpoint
     if current.enabled:
         session.apply(subscription.plan_disable(current))
+    seed = seeds.read(session, current.name)
     unfinished = insight.unfinished(session, current.oid)
     problem = "No connection to the upstream is known."
     dropped = current.slot_name is None
@@ -223,11 +371,16 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
             source = _first_reached([given, current.endpoint])
             if source:
                 stack.enter_context(source)
+            if seed and current.placeholder:
+                _remove_seed(session, source, seed)
             if source and current.slot_name:
                 dropped = slot.drop(source, current.slot_name)
                 problem = "Somebody still uses it."
         except (Unreachable, ServerRefused) as error:
             problem = str(error)
+        if seed and current.placeholder and seeds.read(session, current.name):
+            _remove_seed(session, None, seed)
+        seeds.forget(session, current.name)
         session.apply(subscription.plan_detached(current, endpoint if source is None and unfinished else None))
         if source and dropped:
             _drop_leftovers(task, session, source)

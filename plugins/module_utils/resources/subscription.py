@@ -50,7 +50,9 @@ OPTIONS: dict[str, Any] = {
     "run_as_owner": {"type": "bool"},
     "origin": {"type": "str", "choices": ["any", "none"]},
     "failover": {"type": "bool"},
-    "copy_data": {"type": "bool", "default": True},
+    "initial_copy": {"type": "str", "choices": ["snapshot", "native", "none"]},
+    "jobs": {"type": "int"},
+    "wal_space": {"type": "int"},
     "wait": {"type": "bool", "default": True},
     "wait_timeout": {"type": "int", "default": 3600},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -89,6 +91,7 @@ ALTERABLE = (
 """Since when: the CREATE and ALTER SUBSCRIPTION pages of each major version's documentation."""
 
 PARALLEL_STREAMING_SINCE = 160000
+PARALLEL_BY_DEFAULT_SINCE = 180000
 
 
 class Subscription(NamedTuple):

@@ -20,6 +20,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.pr
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot, reading_session
 
 COUNT = 2
+APPLICATION_NAME = "postgresml.distributed: keeps a snapshot"
 GRACE_SECONDS = 600
 """How long keepers wait for the next run when theirs has died. Their snapshot keeps the source from removing dead rows."""
 _PROBE_SECONDS = 5
@@ -145,7 +146,7 @@ def _live(endpoint: Endpoint, slot: str, names: Sequence[str], connection: Any) 
     os.setsid()
     isolate({connection.fileno()})
     try:
-        with reading_session(endpoint, application_name="postgresml.distributed: keeps a snapshot") as session:
+        with reading_session(endpoint, application_name=APPLICATION_NAME) as session:
             moment = Snapshot(session, names)
             connection.send((None, (moment.name, session.value("SELECT pg_backend_pid()"))))
             if not _serve(moment, connection):

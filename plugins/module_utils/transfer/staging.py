@@ -86,12 +86,13 @@ def left_over(session: Session) -> list[str]:
 
 def clean(session: Session) -> None:
     """Remove what a run that died has left, its workers first. Needs lock_run()."""
-    _end_workers(session)
+    end_workers(session)
     drop_scratch(session)
     drop_schemas(session)
 
 
-def _end_workers(session: Session) -> None:
+def end_workers(session: Session) -> None:
+    """End the workers of a run that died. Needs lock_run()."""
     query = (
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
+    Refused,
     ServerRefused,
     Unreachable,
 )
@@ -128,6 +129,16 @@ class Lane:
 
 
 WATCH_SECONDS = 10
+_MOST_JOBS = 4
+"""That many sessions read from the primary at most, unless more are asked for."""
+
+
+def jobs(wanted: int | None) -> int:
+    """How many workers there are to be: as many as *wanted*, or else as there are processors, up to _MOST_JOBS."""
+    if wanted is not None and wanted < 1:
+        raise Refused("jobs is {0}: at least one is needed.".format(wanted))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or min(cpus, _MOST_JOBS)
 
 
 class Workers:

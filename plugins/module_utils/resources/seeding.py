@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The first copy of a subscription under the snapshot of its slot.
+
+What the slot's snapshot shows was committed before the slot begins, and what the slot sends was committed after: together
+they are everything, once. So the tables are filled by many workers from that snapshot, while their indexes are away; then the
+subscription goes on from the slot without a copy of its own. After each step the next run finds what this one has done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Callable, Collection, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    Refused,
+    ServerRefused,
+    Unreachable,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    identifier,
+    listed,
+    quoted,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    contents,
+    definitions,
+    set_aside,
+    shipment,
+    slot,
+    subscription,
+    tables,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.contents import Contents
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
+    Cargo,
+    Key,
+    Schedule,
+    Tally,
+    analyze,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
+    chunks,
+    indexes,
+    keepers,
+    seeds,
+    snapshot,
+    staging,
+    workers,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.keepers import Keepers
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.seeds import Seed, SeedChunk
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
+    Job,
+    Move,
+    Source,
+    Target,
+    Workers,
+)
+
+_VIOLATED = "23503"
+"""foreign_key_violation"""
+
+
+class Bed(NamedTuple):
+    """A table of the target, and the tables of the source that it is filled from."""
+
+    key: Key
+    parts: list[Contents]
+    binary: bool
+
+
+def reason_against(session: Session, source: Session, offer: Mapping[Key, insight.Offer]) -> str | None:
+    """Why this can't be done here, so that PostgreSQL has to make the first copy."""
+    if source.value("SELECT pg_is_in_recovery()"):
+        return "the source is a standby"
+    try:
+        with session.transaction(commit=False):
+            session.execute("SET LOCAL session_replication_role = replica")
+    except ServerRefused:
+        return "the role that logs in to the target may not set session_replication_role"
+    beds = _beds(source, session, offer)
+    parts = [item.table.oid for bed in beds for item in bed.parts]
+    if len(set(parts)) < len(parts):
+        return "a partitioned table and one of its partitions are both published"
+    if any(set(offer[bed.key].columns) - set(item.columns) for bed in beds for item in bed.parts):
+        return "generated columns are published"
+    return None
+
+
+def size_of(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> int:
+    """Bytes of what there is to copy, without indexes."""
+    return sum(item.size for bed in _beds(source, session, offer) for item in bed.parts)
+
+
+def _beds(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> list[Bed]:
+    """What is published, as *source* sees it, and how it can go to the target."""
+    roots = [Table(table.oid, *key, table.kind, table.columns, table.where) for key, table in offer.items()]
+    parts: dict[Key, list[Contents]] = {table.key: [] for table in roots}
+    for item in contents.read(source, tables.with_partitions(source, roots)):
+        parts[item.table.key if item.table.key in parts else item.table.top or item.table.key].append(item)
+    here = definitions.read(source, [item.table.key for items in parts.values() for item in items])
+    there = definitions.read(session, offer)
+
+    def same_types(key: Key, item: Contents) -> bool:
+        columns = there[key].columns if key in there else {}
+        return all(
+            name in columns and columns[name].type == here[item.table.key].columns[name].type for name in item.columns
+        )
+
+    return [Bed(key, items, all(i.binary and same_types(key, i) for i in items)) for key, items in parts.items()]
+
+
+class Seeding:
+    """One subscription's first copy: begin() or go_on(), then fill()."""
+
+    def __init__(
+        self, session: Session, source: Session, future: Subscription, jobs: int, run_command: RunCommand
+    ) -> None:
+        self._session = session
+        self._source = source
+        self._future = future
+        self._name = future.name
+        self._slot = future.slot_name or ""
+        self._jobs = jobs
+        self._run_command = run_command
+        self._keepers: Keepers | None = None
+        self._phase = seeds.REGISTERED
+        self._beds: dict[Key, Bed] = {}
+        self.tally = Tally()
+
+    def begin(self) -> None:
+        """Register the slot, create it, keep its snapshot, and take away what the rows would have to be put into one by one."""
+        future = self._future
+        registration = seeds.registration(
+            self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source)
+        )
+        seeds.prepare(self._session)
+        self._session.apply([registration, *subscription.plan_placeholder(future)])
+        with slot.exporting(self._source, self._slot, future.options.get("failover") == "true") as name:
+            self._keep([name])
+        self._lie_down()
+        self._plan()
+
+    def go_on(self, seed: Seed) -> bool:
+        """Take up what a run has left that died; False when that can't be, because its snapshot or its slot is gone."""
+        if seed.phase == seeds.REGISTERED or seed.source != seeds.identity(self._source):
+            return False
+        if seed.slot_name != self._slot or seed.publications != self._future.publications:
+            return False
+        if seed.phase == seeds.COPY:
+            try:
+                self._keep(seed.snapshots)
+            except (ServerRefused, Unreachable):
+                return False
+            keepers_gone(self._source, seed.keepers)
+        there = slot.read(self._source, self._slot)
+        if there is None or there.wal_status == "lost":
+            self.leave(forever=True)
+            return False
+        self._phase = seed.phase
+        self._lie_down()
+        return True
+
+    def _keep(self, names: Sequence[str]) -> None:
+        self._keepers = Keepers(self._source.endpoint, self._slot, names)
+        seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+
+    def _lie_down(self) -> None:
+        """Read what is published under the snapshot, and lock it."""
+        if self._keepers is None:
+            return
+        with snapshot.reading_session(self._source.endpoint) as moment:
+            snapshot.join(moment, self._keepers.names)
+            offer = insight.offered(moment, sorted(self._future.publications or ()), self._session.version)
+            insight.check_offer(moment, self._session, offer, self._name)
+            beds = _beds(moment, self._session, offer)
+        self._keepers.hold([(i.table.oid, i.table.schema, i.table.name) for bed in beds for i in bed.parts])
+        self._beds = {bed.key: bed for bed in beds}
+
+    def _plan(self) -> None:
+        """Take the indexes away, and remember what is to come, in one transaction."""
+        session = self._session
+        aside = set_aside.plan(session, list(self._beds), self._run_command)
+        extents = {item.extent.oid: (bed, item) for bed in self._beds.values() for item in bed.parts}
+        planned = chunks.plan([item.extent for _bed, item in extents.values()], self._jobs, self._source.version)
+        with session.transaction():
+            for drop in aside.drops:
+                session.execute(drop)
+            shared = _not_to_be_emptied(session, list(self._beds))
+            counts: dict[Key, int] = {}
+            for chunk in planned:
+                key = extents[chunk.oid][0].key
+                counts[key] = counts.get(key, 0) + 1
+            seeds.plan(
+                session,
+                self._name,
+                [
+                    SeedChunk(
+                        *extents[chunk.oid][0].key,
+                        chunk.oid,
+                        chunk.first,
+                        chunk.end,
+                        chunk.bytes,
+                        chunk.whole,
+                        counts[extents[chunk.oid][0].key] == 1 and extents[chunk.oid][0].key not in shared,
+                    )
+                    for chunk in planned
+                ],
+                aside.steps,
+            )
+        self._phase = seeds.COPY
+
+    def fill(self) -> None:
+        """Copy what isn't there yet, and build what was taken away."""
+        session = self._session
+        planned = seeds.chunks(session, self._name)
+        left = [chunk for chunk in planned if chunk.rows is None]
+        for chunk in planned:
+            self.tally.add(Cargo(chunk.key, "", 0, True, True), chunk.rows or 0)
+        progress = Progress(session, len({chunk.key for chunk in planned}), sum(chunk.bytes for chunk in planned))
+        progress.phase("copy")
+        plan = self._blueprint({chunk.key for chunk in planned})
+        thawed = {chunk.key for chunk in planned if not chunk.alone}
+        schedule = Schedule(plan, [chunk.key for chunk in left], self.tally, progress, thawed)
+        encoding = shipment.encoding_of(session)
+        settings = {
+            **indexes.settings(session, self._jobs, encoding),
+            "session_replication_role": "replica",
+            "row_security": "off",
+        }
+        names = self._keepers.names if self._keepers else []
+        source = Source(self._source.endpoint, names, encoding)
+        whole = sorted({chunk.key for chunk in planned} - {chunk.key for chunk in left})
+        with Workers(self._jobs, source, Target(session.endpoint, settings, 0)) as crew:
+            jobs = [self._job(chunk) for chunk in left] + schedule.without_rows(whole)
+            crew.run(jobs, schedule.done, self._rows_are_there, watch=self._watch)
+        progress.phase("attach")
+        roots = plan.partitioned - plan.partitions - set(thawed)
+        with workers.writing_session(session.endpoint, settings) as builder:
+            for statement in [*plan.late, *map(analyze, sorted(roots))]:
+                builder.execute(statement)
+
+    def _job(self, chunk: SeedChunk) -> Job:
+        bed = self._beds[chunk.key]
+        item = next(part for part in bed.parts if part.table.oid == chunk.source_oid)
+        session = self._session
+        piece = chunks.Chunk(chunk.source_oid, chunk.bytes, chunk.first, chunk.end, chunk.whole)
+        read = session.text_of(contents.reading(item, piece, bed.binary))
+        write = session.text_of(contents.writing(chunk.key, item.columns, bed.binary, chunk.alone))
+        first = session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*chunk.key))) if chunk.alone else None
+        move = Move(item.table.label, read, write, first, seeds.mark(session, self._name, chunk))
+        return Job(("rows", chunk.key, Cargo(chunk.key, read, chunk.bytes, bed.binary, chunk.whole)), move, ())
+
+    def _rows_are_there(self) -> None:
+        seeds.enter(self._session, self._name, seeds.BUILD)
+        self._phase = seeds.BUILD
+        self.leave(forever=True)
+
+    def _watch(self) -> None:
+        if self._keepers and self._keepers.look():
+            seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+
+    def _blueprint(self, filled: Collection[Key]) -> Blueprint:
+        """What is left to build, by the tables whose rows it waits for."""
+        session = self._session
+        steps = seeds.steps(session, self._name)
+        above = _filled_above(session, [step.key for step in steps if step.key], filled)
+
+        def of(kind: str) -> list[tuple[Key, str]]:
+            return [
+                (above.get(step.key, step.key), seeds.once(session, self._name, step))
+                for step in steps
+                if step.kind == kind and step.key
+            ]
+
+        foreign_keys = [
+            (above.get(s.key, s.key), above.get(s.refers, s.refers), seeds.once(session, self._name, s))
+            for s in steps
+            if s.kind == "foreign key" and s.key and s.refers
+        ]
+        late = [seeds.once(session, self._name, step) for step in steps if step.kind == "late"]
+        partitioning = definitions.partitioning(session, set_aside.family(session, filled))
+        return Blueprint("", [], of("constraint"), of("index"), foreign_keys, late, *partitioning)
+
+    def leave(self, forever: bool) -> None:
+        """Let the source's snapshot go, unless it isn't *forever*: then it is there for the next run, for a while."""
+        if self._keepers and forever:
+            self._keepers.release()
+        elif self._keepers:
+            self._keepers.leave()
+        self._keepers = None
+
+    @property
+    def can_be_taken_up(self) -> bool:
+        """Whether the next run could go on: the snapshot is alive, or no longer needed."""
+        if self._phase == seeds.COPY and self._keepers:
+            with contextlib.suppress(Unreachable):
+                self._keepers.look()
+                return True
+        return self._phase == seeds.BUILD
+
+
+def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]) -> dict[Key, Key]:
+    """The partitioned tables among *filled* by way of which partitions among *keys* are filled."""
+    rows = session.rows(
+        "SELECT DISTINCT w.schema, w.name, an.nspname AS above_schema, ac.relname AS above_name"
+        " FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
+        " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relispartition"
+        " CROSS JOIN LATERAL pg_partition_ancestors(c.oid) AS a(oid) JOIN pg_class AS ac ON ac.oid = a.oid"
+        " JOIN pg_namespace AS an ON an.oid = ac.relnamespace WHERE a.oid <> c.oid",
+        [[key[0] for key in keys], [key[1] for key in keys]],
+    )
+    above = {(row.schema, row.name): (row.above_schema, row.above_name) for row in rows}
+    return {key: top for key, top in above.items() if top in filled and key not in filled}
+
+
+def _not_to_be_emptied(session: Session, keys: Sequence[Key]) -> set[Key]:
+    """The tables that TRUNCATE is refused for, because foreign keys of others point to them, or that are no plain tables."""
+    return {
+        (row.schema, row.name)
+        for row in session.rows(
+            "SELECT w.schema, w.name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
+            " JOIN pg_namespace AS n ON n.nspname = w.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
+            " WHERE c.relkind <> 'r' OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)",
+            [[key[0] for key in keys], [key[1] for key in keys]],
+        )
+    }
+
+
+def keepers_gone(source: Session, backends: Sequence[int]) -> None:
+    """End the sessions of a dead run's keepers."""
+    source.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s) AND application_name = %s",
+        [list(backends), keepers.APPLICATION_NAME],
+    )
+
+
+def clear(session: Session, source: Session | None, seed: Seed) -> None:
+    """Undo a first copy: no snapshot, no slot, empty tables with all their indexes. Needs the lock of the only run."""
+    staging.end_workers(session)
+    if source:
+        keepers_gone(source, seed.keepers)
+        if not slot.drop(source, seed.slot_name):
+            raise Refused(slot.left_in_use(source, seed.slot_name))
+    keys = sorted({chunk.key for chunk in seeds.chunks(session, seed.subscription)})
+    there = definitions.read(session, keys)
+    steps = seeds.steps(session, seed.subscription)
+    built = definitions.read(session, {step.key for step in steps if step.key})
+    with session.transaction():
+        session.execute("SET LOCAL session_replication_role = replica; SET LOCAL search_path = pg_catalog")
+        _empty(session, list(there))
+        for step in steps:
+            if step.key is None or step.key in built:
+                session.execute(step.statement)
+        seeds.forget(session, seed.subscription)
+
+
+def _empty(session: Session, keys: Sequence[Key]) -> None:
+    kept = _not_to_be_emptied(session, keys)
+    for key in kept:
+        session.execute(compose("DELETE FROM {table}", table=identifier(*key)))
+    names = [compose("ONLY {table}", table=identifier(*key)) for key in keys if key not in kept]
+    if names:
+        session.execute(compose("TRUNCATE {names}", names=listed(names)))
+
+
+def finish(session: Session, name: str, warn: Callable[[str], None]) -> None:
+    """Check the foreign keys, while changes are applied already."""
+    for step in seeds.steps(session, name):
+        try:
+            session.execute(seeds.once(session, name, step))
+        except ServerRefused as error:
+            if error.details.get("sqlstate") != _VIOLATED:
+                raise
+            warn(
+                "A foreign key of {0} was left NOT VALID, because the rows that are replicated violate it: {1}".format(
+                    quoted(*step.key) if step.key else name, error
+                )
+            )
