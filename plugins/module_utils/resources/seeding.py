@@ -286,7 +286,7 @@ class Seeding:
             for s in steps
             if s.kind == "foreign key" and s.key and s.refers
         ]
-        late = [seeds.once(session, self._name, step) for step in steps if step.kind == "late"]
+        late = [seeds.once(session, self._name, step) for step in steps if step.kind in ("late", "comment")]
         partitioning = definitions.partitioning(session, set_aside.family(session, filled))
         return Blueprint("", [], of("constraint"), of("index"), foreign_keys, late, *partitioning)
 

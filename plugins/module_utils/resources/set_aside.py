@@ -75,8 +75,6 @@ _FACTS = (
     "    ('pg_class'::regclass, o.indexid)) AND d.deptype = 'n' AND NOT (d.classid = 'pg_constraint'::regclass"
     "    AND (SELECT conrelid IN (SELECT oid FROM family) AND contype = 'f' FROM pg_constraint WHERE oid = d.objid))) AS fixed"
     " FROM o LEFT JOIN pg_class AS x ON x.oid = o.indexid LEFT JOIN pg_index AS i ON i.indexrelid = o.indexid"
-    " LEFT JOIN pg_constraint AS k ON k.oid = o.objid AND o.classid = 'pg_constraint'::regclass"
-    " WHERE k.contype IS DISTINCT FROM 'c'"
 )
 
 
@@ -99,22 +97,26 @@ def _is_constraint(attachment: Attachment) -> bool:
 
 
 def _built(
-    session: Session, family: Sequence[tuple[str, str]], own: Sequence[Attachment], run_command: RunCommand
+    session: Session, members: Sequence[tuple[str, str]], own: Sequence[Attachment], run_command: RunCommand
 ) -> list[Step]:
     """The steps that build indexes and their constraints anew."""
     if not own:
         return []
     with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
         archive = Archive(os.path.join(directory, "tables"), session.version // 10000, run_command)
-        archive.dump(session.endpoint, ["--section=post-data", *["--table=" + as_pattern(*key) for key in family]])
+        archive.dump(session.endpoint, ["--section=post-data", *["--table=" + as_pattern(*key) for key in members]])
         entries = archive.entries()
         texts = {a.attach for a in own if a.attach} | {e.text for e in entries if e.text.startswith("COMMENT ")}
         script = archive.script(picked(entries, {a.identity for a in own}, texts), session.version)
-    plan_ = blueprint.sorted_out(script, own, *definitions.partitioning(session, family))
+    comments = [text for entry, text in script.pieces.items() if entry.text.startswith("COMMENT ")]
+    built = {entry: text for entry, text in script.pieces.items() if not entry.text.startswith("COMMENT ")}
+    parts = definitions.partitioning(session, members)
+    plan_ = blueprint.sorted_out(script._replace(pieces=built), own, *parts)
     return [
         *[Step(0, "constraint", key, None, text) for key, text in plan_.constraints],
         *[Step(0, "index", key, None, text) for key, text in plan_.indexes],
         *[Step(0, "late", None, None, text) for text in plan_.late],
+        *[Step(0, "comment", None, None, text) for text in comments],
     ]
 
 
@@ -143,7 +145,8 @@ def _foreign_key_steps(
             definition=raw(text.definition + " NOT VALID" * later),
             **names,
         )
-        kind = "foreign key" if attachment.key not in partitioned else "late"
+        # The index that a partitioned table is referred by comes late, too.
+        kind = "late" if {attachment.key, attachment.refers} & set(partitioned) else "foreign key"
         steps.append(Step(0, kind, attachment.key, attachment.refers, session.text_of(add)))
         if later:
             validate = compose("ALTER TABLE {table} VALIDATE CONSTRAINT {name}", **names)
@@ -151,7 +154,7 @@ def _foreign_key_steps(
     return steps
 
 
-_ORDER = ("constraint", "index", "foreign key", "late", "validate")
+_ORDER = ("constraint", "index", "foreign key", "late", "comment", "validate")
 
 
 def _numbered(steps: Sequence[Step]) -> list[Step]:

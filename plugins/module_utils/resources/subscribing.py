@@ -209,7 +209,15 @@ def _seed(task: Task, session: Session, source: Session, future: Subscription, t
                 **error.details,
             ) from None
         run.leave(forever=True)
-        _undo(session, future)
+        try:
+            _undo(session, future)
+        except DistributedError as second:
+            raise type(error)(
+                "{0} What was begun is still there, because: {1} The next run removes it, or state=absent.".format(
+                    error, second
+                ),
+                **error.details,
+            ) from None
         raise
     except BaseException:
         run.leave(forever=False)
@@ -222,8 +230,8 @@ def _seed(task: Task, session: Session, source: Session, future: Subscription, t
 
 
 def _undo(session: Session, future: Subscription) -> None:
-    """Remove what a copy has begun that failed; what can't be removed now is left to the next run."""
-    with contextlib.suppress(DistributedError), contextlib.ExitStack() as stack:
+    """Remove what a copy has begun that failed."""
+    with contextlib.ExitStack() as stack:
         source = stack.enter_context(Session(future.endpoint)) if future.endpoint else None
         seed = seeds.read(session, future.name)
         if seed:

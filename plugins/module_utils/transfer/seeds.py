@@ -76,7 +76,7 @@ class Step(NamedTuple):
 
     number: int
     kind: str
-    """C(constraint), C(index), C(foreign key), C(late) or C(validate)"""
+    """C(constraint), C(index), C(foreign key), C(late), C(comment) or C(validate)"""
     key: tuple[str, str] | None
     refers: tuple[str, str] | None
     statement: str
