@@ -82,7 +82,7 @@ def ours(pair: Pair, tables: list[str]) -> Wiring:
             {"name": "subscription", "postgresml.distributed.pgml_subscription": {**subscription, **extra}},
         ]
 
-    return Wiring("postgresml.distributed", tasks(), tasks(copy_data=False), (pair.source, pair.target))
+    return Wiring("postgresml.distributed", tasks(), tasks(initial_copy="none"), (pair.source, pair.target))
 
 
 def theirs(pair: Pair, tables: list[str]) -> Wiring:

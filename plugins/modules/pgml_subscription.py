@@ -105,17 +105,39 @@ options:
       - Whether the slot is synchronized to the upstream's standbys. PostgreSQL 17 or later on both servers, refused by older
         replicas. Altering it disables the subscription for a moment.
     type: bool
-  copy_data:
+  initial_copy:
     description:
-      - Whether tables that are new to the subscription are copied first. They have to be empty then, else they are refused by
-        name.
-      - V(false) is right when the tables hold the upstream's rows already. Changes before the slot was created don't come.
-    type: bool
-    default: true
+      - How the rows come that the upstream has when the subscription is created. Without it V(snapshot) where that is possible,
+        and else V(native) with a warning that says why.
+      - V(snapshot) lets O(jobs) workers read the tables under the snapshot of the new slot and write them into tables without
+        indexes, which are built afterwards, several at a time. Then the subscription goes on from the slot. It applies the
+        publications' row filters and column lists itself.
+      - V(native) leaves it to C(CREATE SUBSCRIPTION) with C(copy_data), which reads each table with one worker and keeps up
+        its indexes row by row.
+      - For either the tables have to be empty, else they are refused by name.
+      - V(none) is right when the tables hold the upstream's rows already. Changes before the slot was created don't come.
+      - Tables that join the publications of an existing subscription later are copied by PostgreSQL itself, unless this is
+        V(none).
+    type: str
+    choices: [snapshot, native, none]
+  jobs:
+    description:
+      - How many workers copy and build indexes with O(initial_copy=snapshot). By default as many as the host that the module
+        runs on has processors, and at most 4.
+    type: int
+  wal_space:
+    description:
+      - Bytes that are free where the upstream keeps its WAL, as M(postgresml.distributed.pgml_publication) returns them there.
+        Without it they are measured when the upstream is on the same host, and not considered else.
+      - A copy with O(initial_copy=snapshot) is refused when the WAL that is written meanwhile is estimated to take more than
+        half of that, or more than C(max_slot_wal_keep_size).
+    type: int
   wait:
     description:
       - Whether to return only when all tables are ready, which means that their first copy is done and they have caught up.
         A disabled subscription is not waited for.
+      - With O(initial_copy=snapshot) the copy is waited for in any case, and this is about what the upstream had written when
+        the subscription was enabled.
       - When the copy can't go on it fails, with the publisher's own error where there is one. If the subscription is new and
         no table was copied, the subscription and its slot are removed again. Otherwise both stay, and a rerun goes on.
       - A source that can't be reached is waited for too, for five minutes at most, because PostgreSQL goes on by itself when
@@ -159,7 +181,15 @@ notes:
   - O(source.user) needs C(LOGIN), C(REPLICATION), C(SELECT) on the published columns and C(USAGE) on their schemas, and
     nothing else, see M(postgresml.distributed.pgml_grants). In C(pg_hba.conf) its line names the database, not
     C(replication).
-  - The first copy needs one more slot on the upstream for each table that is being copied.
+  - With O(initial_copy=native) the first copy needs one more slot on the upstream for each table that is being copied.
+  - With O(initial_copy=snapshot) the login role has to own the tables and may set C(session_replication_role), which
+    superusers may. C(pg_dump) of the target's major version or later tells what the indexes were. Two sessions on the upstream
+    keep the snapshot until the last row is read, and C(ACCESS SHARE) on all tables for as long, so that a rewrite or C(TRUNCATE)
+    waits for them.
+  - A run that is killed leaves what it has copied. Those two sessions outlive it for 10 minutes, in which the next run of the
+    task goes on where it stopped. After that they drop the slot, and the next run begins anew. While indexes are built the
+    slot stays until the next run goes on, or O(state=absent) removes it. The schema C(pgml_distributed) of the target's
+    database remembers all that, and is gone when it is done.
   - Passwords reach the replica outside of statements, hence neither its log nor C(pg_stat_activity).
   - Replicas before PostgreSQL 15 ignore row filters and column lists in the first copy.
 seealso:
@@ -202,6 +232,18 @@ EXAMPLES = r"""
       ssl_mode: verify-full
       ca_cert: /etc/ssl/certs/company.pem
     wait_timeout: 7200
+    login_db: ml
+
+- name: Let PostgreSQL itself make the first copy
+  postgresml.distributed.pgml_subscription:
+    name: shop_ml_1
+    publications: [shop]
+    source:
+      host: 10.0.0.5
+      db: shop
+      user: pgml_distributor
+      password: "{{ pgml_distributor_password }}"
+    initial_copy: native
     login_db: ml
 
 - name: Take in what was added to the publications
@@ -308,6 +350,35 @@ subscription:
       description: Its owner; null when it is created without O(owner).
       type: str
       sample: postgres
+initial_copy:
+  description: How the first copy is made.
+  type: dict
+  returned: when the subscription is created
+  contains:
+    method:
+      description: One of the choices of O(initial_copy).
+      type: str
+      sample: snapshot
+    reason:
+      description: Why it is not V(snapshot), or what was gone on with; null otherwise.
+      type: str
+      sample: null
+    tables:
+      description: The tables, with the keys C(name) and C(rows).
+      type: list
+      elements: dict
+      returned: with V(snapshot)
+      sample: [{"name": "public.orders", "rows": 812345}]
+    rows:
+      description: Rows that were copied.
+      type: int
+      returned: with V(snapshot)
+      sample: 812345
+    seconds:
+      description: Seconds that it took until the subscription was enabled.
+      type: float
+      returned: with V(snapshot)
+      sample: 12.345
 debts:
   description:
     - Slots that stay on the upstream and hold back its WAL until somebody drops them.

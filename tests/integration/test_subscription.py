@@ -173,10 +173,10 @@ def test_publications_are_added_and_removed_with_a_refresh_only_when_needed(shop
 
 def test_copy_data_false_leaves_the_rows_there_alone(shop: Pair) -> None:
     shop.sql_target("INSERT INTO a VALUES (1, -1)")
-    shop.target.converge("pgml_subscription", **shop.subscription(copy_data=False))
+    shop.target.converge("pgml_subscription", **shop.subscription(initial_copy="none"))
     assert shop.sql_target("SELECT * FROM a") == [(1, -1)]
     shop.publish("a", "b")
-    shop.target.converge("pgml_subscription", **shop.subscription(copy_data=False))
+    shop.target.converge("pgml_subscription", **shop.subscription(initial_copy="none"))
     assert shop.sql_target("SELECT count(*) FROM b") == [(0,)]
     shop.sql_source("INSERT INTO b VALUES (101, 'later')")
     wait_for(lambda: shop.sql_target("SELECT id FROM b") == [(101,)])

@@ -326,7 +326,7 @@ def test_no_free_worker_for_the_copy(cramped: Pair) -> None:
 
 
 def test_no_free_worker_for_the_subscription(cramped: Pair) -> None:
-    cramped.subscribe(copy_data=False)
+    cramped.subscribe(initial_copy="none")
     cramped.publish("b", name="second")
     before = cramped.slots()
     fail_soon(cramped, "max_logical_replication_workers", name=cramped.name + "_b", publications=["second"])
