@@ -440,7 +440,7 @@ def _fill(
 ) -> None:
     params = task.params
     blueprint.refuse_missing_extensions(session, drafts.extensions())
-    _refuse_no_space(session, goods)
+    indexes.refuse_no_space(session, goods.size)
     there = definitions.read(session, goods.keys)
     emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []
     replaced = [] if emptied else [key for key in goods.keys if key in there]
@@ -468,16 +468,6 @@ def _fill(
             for item in goods.contents
         ],
     )
-
-
-def _refuse_no_space(session: Session, goods: Shipment) -> None:
-    place = indexes.free_bytes(session)
-    if place and place[1] < goods.size:
-        raise Refused(
-            "The rows take {0:,} MB and {1} has {2:,} MB free: make room on the target first.".format(
-                goods.size >> 20, place[0], place[1] >> 20
-            )
-        )
 
 
 # By way of an archive

@@ -77,8 +77,13 @@ class Bed(NamedTuple):
     binary: bool
 
 
-def reason_against(session: Session, source: Session, offer: Mapping[Key, insight.Offer]) -> str | None:
-    """Why this can't be done here, so that PostgreSQL has to make the first copy."""
+def survey(session: Session, source: Session, offer: Mapping[Key, insight.Offer]) -> tuple[str | None, int]:
+    """Why this can't be done here, so that PostgreSQL has to make the first copy, and the bytes there are to copy."""
+    beds = _beds(source, session, offer)
+    return _reason(session, source, offer, beds), sum(item.size for bed in beds for item in bed.parts)
+
+
+def _reason(session: Session, source: Session, offer: Mapping[Key, insight.Offer], beds: Sequence[Bed]) -> str | None:
     if source.value("SELECT pg_is_in_recovery()"):
         return "the source is a standby"
     try:
@@ -86,18 +91,12 @@ def reason_against(session: Session, source: Session, offer: Mapping[Key, insigh
             session.execute("SET LOCAL session_replication_role = replica")
     except ServerRefused:
         return "the role that logs in to the target may not set session_replication_role"
-    beds = _beds(source, session, offer)
     parts = [item.table.oid for bed in beds for item in bed.parts]
     if len(set(parts)) < len(parts):
         return "a partitioned table and one of its partitions are both published"
     if any(set(offer[bed.key].columns) - set(item.columns) for bed in beds for item in bed.parts):
         return "generated columns are published"
     return None
-
-
-def size_of(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> int:
-    """Bytes of what there is to copy, without indexes."""
-    return sum(item.size for bed in _beds(source, session, offer) for item in bed.parts)
 
 
 def _beds(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> list[Bed]:
@@ -155,12 +154,8 @@ class Seeding:
             return False
         if seed.slot_name != self._slot or seed.publications != self._future.publications:
             return False
-        if seed.phase == seeds.COPY:
-            try:
-                self._keep(seed.snapshots)
-            except (ServerRefused, Unreachable):
-                return False
-            keepers_gone(self._source, seed.keepers)
+        if seed.phase == seeds.COPY and not self._take_over(seed):
+            return False
         there = slot.read(self._source, self._slot)
         if there is None or there.wal_status == "lost":
             self.leave(forever=True)
@@ -169,9 +164,20 @@ class Seeding:
         self._lie_down()
         return True
 
+    def _take_over(self, seed: Seed) -> bool:
+        """Keep the snapshot of a dead run, and end its keepers, which would drop the slot one day."""
+        with snapshot.reading_session(self._source.endpoint) as bridge:
+            try:
+                moment = snapshot.Snapshot(bridge, seed.snapshots)
+            except ServerRefused:
+                return False
+            keepers.end(self._source, self._slot)
+            self._keep([moment.name])
+        return True
+
     def _keep(self, names: Sequence[str]) -> None:
         self._keepers = Keepers(self._source.endpoint, self._slot, names)
-        seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+        seeds.keep(self._session, self._name, self._keepers.names)
 
     def _lie_down(self) -> None:
         """Read what is published under the snapshot, and lock it."""
@@ -224,7 +230,8 @@ class Seeding:
         planned = seeds.chunks(session, self._name)
         left = [chunk for chunk in planned if chunk.rows is None]
         for chunk in planned:
-            self.tally.add(Cargo(chunk.key, "", 0, True, True), chunk.rows or 0)
+            if chunk.rows is not None:
+                self.tally.add(Cargo(chunk.key, "", 0, True, True), chunk.rows)
         progress = Progress(session, len({chunk.key for chunk in planned}), sum(chunk.bytes for chunk in planned))
         progress.phase("copy")
         plan = self._blueprint({chunk.key for chunk in planned})
@@ -266,7 +273,7 @@ class Seeding:
 
     def _watch(self) -> None:
         if self._keepers and self._keepers.look():
-            seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+            seeds.keep(self._session, self._name, self._keepers.names)
 
     def _blueprint(self, filled: Collection[Key]) -> Blueprint:
         """What is left to build, by the tables whose rows it waits for."""
@@ -336,19 +343,11 @@ def _not_to_be_emptied(session: Session, keys: Sequence[Key]) -> set[Key]:
     }
 
 
-def keepers_gone(source: Session, backends: Sequence[int]) -> None:
-    """End the sessions of a dead run's keepers."""
-    source.rows(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s) AND application_name = %s",
-        [list(backends), keepers.APPLICATION_NAME],
-    )
-
-
 def clear(session: Session, source: Session | None, seed: Seed) -> None:
     """Undo a first copy: no snapshot, no slot, empty tables with all their indexes. Needs the lock of the only run."""
     staging.end_workers(session)
     if source:
-        keepers_gone(source, seed.keepers)
+        keepers.end(source, seed.slot_name)
         if not slot.drop(source, seed.slot_name):
             raise Refused(slot.left_in_use(source, seed.slot_name))
     keys = sorted({chunk.key for chunk in seeds.chunks(session, seed.subscription)})

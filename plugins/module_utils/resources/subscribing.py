@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -23,7 +23,13 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.seeding import Seeding
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import keepers, seeds, staging, workers
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
+    indexes,
+    keepers,
+    seeds,
+    staging,
+    workers,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.seeds import Seed
 
 SNAPSHOT, NATIVE, NONE = "snapshot", "native", "none"
@@ -101,7 +107,8 @@ def _check_before_creation(task: Task, session: Session, source: Session, future
         raise Refused("{0} is source and target at once.".format(session.endpoint.title))
     offer = insight.offered(source, sorted(future.publications or ()), session.version)
     insight.check_offer(source, session, offer, future.name)
-    method = _method(task, session, source, offer)
+    reason, size = seeding.survey(session, source, offer)
+    method = _method(task, reason)
     if method != NONE:
         insight.check_empty(session, offer)
     _check_failover(source, future)
@@ -114,16 +121,17 @@ def _check_before_creation(task: Task, session: Session, source: Session, future
         )
     slot.check_room(source, 2 if method == NATIVE and offer else 1)
     if method == SNAPSHOT:
-        _check_capacity(task, session, source, seeding.size_of(source, session, offer))
+        _check_capacity(task, session, source, size)
     for words in capacity.outdated(source.version):
         task.warn(words)
     return method
 
 
-def _method(task: Task, session: Session, source: Session, offer: Mapping[Any, insight.Offer]) -> str:
-    """How the first copy is made, which the task's result tells, too."""
+def _method(task: Task, reason: str | None) -> str:
+    """How the first copy is made, which the task's result tells, too; *reason* speaks against a snapshot."""
     wish: str | None = task.params["initial_copy"]
-    reason = None if wish in (NATIVE, NONE) else seeding.reason_against(session, source, offer)
+    if wish in (NATIVE, NONE):
+        reason = None
     if reason and wish == SNAPSHOT:
         raise Refused("initial_copy is snapshot, which is not possible because {0}: use native.".format(reason))
     method = wish or (NATIVE if reason else SNAPSHOT)
@@ -134,14 +142,12 @@ def _method(task: Task, session: Session, source: Session, offer: Mapping[Any, i
 
 
 def _check_capacity(task: Task, session: Session, source: Session, size: int) -> None:
-    found = capacity.problems(
-        capacity.read_upstream(source, size, task.params["wal_space"]),
-        capacity.read_replica(session),
-        size,
-        workers.jobs(task.params["jobs"]),
-    )
+    jobs = workers.jobs(task.params["jobs"])
+    upstream = capacity.read_upstream(source, size, task.params["wal_space"])
+    found = capacity.problems(upstream, capacity.read_replica(session), size, jobs)
     if found:
         raise Refused(" ".join(found))
+    indexes.refuse_no_space(session, size)
 
 
 def _check_failover(source: Session, future: Subscription) -> None:
@@ -256,6 +262,9 @@ def _alter(task: Task, session: Session, current: Subscription, wanted: Subscrip
                 quoted(current.name), "" if endpoint else ", nor its tables looked after"
             )
         )
+    if seeds.read(session, current.name):
+        task.note('Finish the first copy of subscription "{0}"'.format(current.name))
+        wanted = wanted._replace(enabled=wanted.enabled is not False)  # the run may have died before it came to that
     future = wanted.over(current)
     changes = subscription.plan(current, wanted, session.version)
     source = task.source_or_none(endpoint) if endpoint else None

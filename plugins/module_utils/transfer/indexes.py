@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 
 _SHARE_OF_MEMORY = 8
@@ -62,7 +63,18 @@ def _free_megabytes() -> int:
     return free
 
 
-def free_bytes(session: Session) -> tuple[str, int] | None:
+def refuse_no_space(session: Session, size: int) -> None:
+    """Refuse *size* bytes of rows that don't fit on the target's disk, as far as that can be seen from here."""
+    place = _free_bytes(session)
+    if place and place[1] < size:
+        raise Refused(
+            "The rows take {0:,} MB and {1} has {2:,} MB free: make room on the target first.".format(
+                size >> 20, place[0], place[1] >> 20
+            )
+        )
+
+
+def _free_bytes(session: Session) -> tuple[str, int] | None:
     """A directory of the target's database and the bytes free in it; None when it is on another host or closed to us."""
     if not is_local(session):
         return None

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import DistributedError, Unreachable
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.processes import FORK, isolate
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot, reading_session
 
 COUNT = 2
-APPLICATION_NAME = "postgresml.distributed: keeps a snapshot"
 GRACE_SECONDS = 600
 """How long keepers wait for the next run when theirs has died. Their snapshot keeps the source from removing dead rows."""
 _PROBE_SECONDS = 5
@@ -32,8 +32,19 @@ class Keeper(NamedTuple):
 
     connection: Any
     snapshot: str
-    backend: int
-    """process id at the source"""
+
+
+def application_name(slot: str) -> str:
+    """What the sessions call themselves that keep the snapshot of *slot*; a name may have 63 characters."""
+    return "postgresml.distributed: keeps a snapshot " + slot[-22:]
+
+
+def end(source: Session, slot: str) -> None:
+    """End the sessions that keep the snapshot of *slot*, whichever run has started them."""
+    source.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND usename = current_user",
+        [application_name(slot)],
+    )
 
 
 class Keepers:
@@ -55,10 +66,6 @@ class Keepers:
     def names(self) -> list[str]:
         """Of the snapshots that can be imported."""
         return [keeper.snapshot for keeper in self._keepers]
-
-    @property
-    def backends(self) -> list[int]:
-        return [keeper.backend for keeper in self._keepers]
 
     def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
         """Have each keeper do Snapshot.hold()."""
@@ -111,8 +118,7 @@ def _start(endpoint: Endpoint, slot: str, names: Sequence[str]) -> Keeper:
             os._exit(0)
     theirs.close()
     os.waitpid(child, 0)
-    name, backend = _answer(ours, endpoint)
-    return Keeper(ours, name, backend)
+    return Keeper(ours, _answer(ours, endpoint))
 
 
 def _ask(keeper: Keeper, tables: Any) -> None:
@@ -146,11 +152,12 @@ def _live(endpoint: Endpoint, slot: str, names: Sequence[str], connection: Any) 
     os.setsid()
     isolate({connection.fileno()})
     try:
-        with reading_session(endpoint, application_name=APPLICATION_NAME) as session:
+        with reading_session(endpoint, application_name=application_name(slot)) as session:
             moment = Snapshot(session, names)
-            connection.send((None, (moment.name, session.value("SELECT pg_backend_pid()"))))
+            beginning = session.value(_BEGINNING, [slot])
+            connection.send((None, moment.name))
             if not _serve(moment, connection):
-                _outlive(moment, slot)
+                _outlive(moment, slot, beginning)
     except DistributedError as error:
         with contextlib.suppress(OSError):
             connection.send((type(error), (str(error), error.details)))
@@ -172,10 +179,14 @@ def _serve(moment: Snapshot, connection: Any) -> bool:
         connection.send((None, None))
 
 
-def _outlive(moment: Snapshot, slot: str) -> None:
+_BEGINNING = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+"""Where a slot begins that nobody has used yet, which tells it from a later one of its name."""
+
+
+def _outlive(moment: Snapshot, slot: str, beginning: str | None) -> None:
     """Wait for another run, whose first act is to end this session, and if none comes drop the slot."""
-    end = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < end:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline:
         time.sleep(1)
         moment.session.execute("SELECT 1")
     moment.session.execute("ROLLBACK")

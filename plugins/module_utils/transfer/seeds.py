@@ -20,9 +20,9 @@ REGISTERED, COPY, BUILD = "registered", "copy", "build"
 _TABLES = """
 CREATE TABLE pgml_distributed.seeds (
     subscription text PRIMARY KEY, slot_name text NOT NULL, publications text[] NOT NULL, source text NOT NULL,
-    phase text NOT NULL DEFAULT 'registered', snapshots text[] NOT NULL DEFAULT '{}', keepers integer[] NOT NULL DEFAULT '{}',
+    phase text NOT NULL DEFAULT 'registered', snapshots text[] NOT NULL DEFAULT '{}',
     started_at timestamptz NOT NULL DEFAULT clock_timestamp());
-COMMENT ON TABLE pgml_distributed.seeds IS 'Subscriptions whose first copy is under way; keepers are processes of the source';
+COMMENT ON TABLE pgml_distributed.seeds IS 'Subscriptions whose first copy is under way';
 CREATE TABLE pgml_distributed.seed_chunks (
     subscription text NOT NULL REFERENCES pgml_distributed.seeds ON DELETE CASCADE,
     schema_name text NOT NULL, table_name text NOT NULL, source_oid oid NOT NULL, first_block bigint NOT NULL,
@@ -47,7 +47,6 @@ class Seed(NamedTuple):
     """see identity()"""
     phase: str
     snapshots: list[str]
-    keepers: list[int]
 
 
 class SeedChunk(NamedTuple):
@@ -102,7 +101,7 @@ def read(session: Session, subscription: str) -> Seed | None:
     if not exists(session):
         return None
     row = session.row(
-        "SELECT subscription, slot_name, publications, source, phase, snapshots, keepers FROM pgml_distributed.seeds"
+        "SELECT subscription, slot_name, publications, source, phase, snapshots FROM pgml_distributed.seeds"
         " WHERE subscription = %s",
         [subscription],
     )
@@ -118,11 +117,10 @@ def registration(subscription: str, slot_name: str, publications: Sequence[str],
     return Change(statement, 'Register the first copy of subscription "{0}"'.format(subscription))
 
 
-def keep(session: Session, subscription: str, snapshots: Sequence[str], keepers: Sequence[int]) -> None:
-    """Remember who keeps the snapshot."""
+def keep(session: Session, subscription: str, snapshots: Sequence[str]) -> None:
+    """Remember under which names the snapshot can be had."""
     session.execute(
-        "UPDATE pgml_distributed.seeds SET snapshots = %s, keepers = %s WHERE subscription = %s",
-        [list(snapshots), list(keepers), subscription],
+        "UPDATE pgml_distributed.seeds SET snapshots = %s WHERE subscription = %s", [list(snapshots), subscription]
     )
 
 
