@@ -17,7 +17,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -45,6 +44,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
     chunks,
     indexes,
@@ -120,16 +120,14 @@ def _beds(source: Session, session: Session, offer: Mapping[Key, insight.Offer])
 class Seeding:
     """One subscription's first copy: begin() or go_on(), then fill()."""
 
-    def __init__(
-        self, session: Session, source: Session, future: Subscription, jobs: int, run_command: RunCommand
-    ) -> None:
+    def __init__(self, task: Task, session: Session, source: Session, future: Subscription) -> None:
+        self._task = task
         self._session = session
         self._source = source
         self._future = future
         self._name = future.name
         self._slot = future.slot_name or ""
-        self._jobs = jobs
-        self._run_command = run_command
+        self._jobs = workers.jobs(task.params["jobs"])
         self._keepers: Keepers | None = None
         self._phase = seeds.REGISTERED
         self._beds: dict[Key, Bed] = {}
@@ -194,7 +192,11 @@ class Seeding:
     def _plan(self) -> None:
         """Take the indexes away, and remember what is to come, in one transaction."""
         session = self._session
-        aside = set_aside.plan(session, list(self._beds), self._run_command)
+        try:
+            aside = set_aside.plan(session, list(self._beds), self._task.run_command)
+        except Refused as error:
+            self._task.warn("The rows come into tables with their indexes, which takes longer: {0}".format(error))
+            aside = set_aside.NOTHING
         extents = {item.extent.oid: (bed, item) for bed in self._beds.values() for item in bed.parts}
         planned = chunks.plan([item.extent for _bed, item in extents.values()], self._jobs, self._source.version)
         with session.transaction():

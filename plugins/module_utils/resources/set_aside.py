@@ -25,6 +25,9 @@ class Aside(NamedTuple):
     steps: list[Step]
 
 
+NOTHING = Aside([], [])
+
+
 def plan(session: Session, keys: Collection[tuple[str, str]], run_command: RunCommand) -> Aside:
     """What of the tables *keys* and their partitions can be taken away: all but what something else depends on, what lies in
     a tablespace of its own, and what also belongs to partitions that are not among *keys*."""
@@ -34,7 +37,7 @@ def plan(session: Session, keys: Collection[tuple[str, str]], run_command: RunCo
     fixed = {row.top for row in facts.values() if row.fixed}
     chosen = [a for a in every if a.identity in facts and facts[a.identity].top not in fixed]
     if not chosen:
-        return Aside([], [])
+        return NOTHING
     keys_of_others = [a for a in chosen if a.kind == "foreign key"]
     own = [a for a in chosen if a.kind != "foreign key"]
     steps = _foreign_key_steps(session, keys_of_others, definitions.partitioning(session, members)[0])

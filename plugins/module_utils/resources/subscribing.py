@@ -83,7 +83,7 @@ def _taken_up(
     seed = seeds.read(session, future.name)
     if seed:
         _be_only_run(session)
-        run = Seeding(session, source, future, workers.jobs(task.params["jobs"]), task.run_command)
+        run = Seeding(task, session, source, future)
         if placeholder and task.params["initial_copy"] in (None, SNAPSHOT) and run.go_on(seed):
             task.result["initial_copy"] = {"method": SNAPSHOT, "reason": "a run that died had begun it"}
             return run
@@ -200,7 +200,7 @@ def _create_on_both(
 def _seed(task: Task, session: Session, source: Session, future: Subscription, taken_up: Seeding | None) -> None:
     """Make the first copy under the slot's snapshot, and the subscription after it."""
     began = time.monotonic()
-    run = taken_up or Seeding(session, source, future, workers.jobs(task.params["jobs"]), task.run_command)
+    run = taken_up or Seeding(task, session, source, future)
     try:
         if not taken_up:
             run.begin()
