@@ -7,16 +7,19 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import COLLECTIONS, Ansible
 from tests.support.pair import Place
 
-MODULE = "ansible_collections.postgresml.distributed.plugins.modules.pgml_dump_restore"
+MODULES = "ansible_collections.postgresml.distributed.plugins.modules"
 JOBS = 2
 
 
@@ -27,10 +30,43 @@ class Job:
     source: Place
     target: Place
     directory: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    copied: float = 0.0
+    """when all rows were there, for contestants that go on then, as time.perf_counter() has it"""
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for process in self.started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its children too, when it failed
+            process.wait()
 
     def run(self, *command: str, **environment: str) -> None:
         """Run a program until it succeeds."""
         self._check(subprocess.run(command, cwd=self.directory, env=self._environment(environment), **self._kept()))
+
+    def start(self, log: Path, *command: str) -> subprocess.Popen[bytes]:
+        """Start a program that is ended with the job at the latest, and writes what it has to say into a file."""
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env=self._environment({}),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process
+
+    def module(self, name: str, options: dict[str, Any]) -> None:
+        """Run a module as a process of its own, as Ansible does."""
+        path = self.directory / "options.json"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": options}), encoding="utf-8")
+        self.run(sys.executable, "-m", f"{MODULES}.{name}", str(path), PYTHONPATH=str(COLLECTIONS))
 
     def pipe(self, *commands: list[str]) -> None:
         """Run two programs, the second on what the first prints."""
@@ -58,7 +94,7 @@ class Job:
         return {**environment, "PATH": path, "PGPASSFILE": str(passwords), **more}
 
     @staticmethod
-    def _kept() -> dict[str, object]:
+    def _kept() -> dict[str, Any]:
         return {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "check": False}
 
     @staticmethod
@@ -74,13 +110,9 @@ def dsn(place: Place) -> str:
 
 
 def ours(job: Job) -> None:
-    """Run the module as a process of its own, as Ansible does, with the options that it needs and no others."""
+    """Run the module with the options that it needs and no others."""
     source = job.source.cluster.source(job.source.database)
-    options = {**job.target.login, "source": source, "all_tables": True}
-    path = job.directory / "options.json"
-    path.touch(mode=0o600)
-    path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": options}), encoding="utf-8")
-    job.run(sys.executable, "-m", MODULE, str(path), PYTHONPATH=str(COLLECTIONS))
+    job.module("pgml_dump_restore", {**job.target.login, "source": source, "all_tables": True})
 
 
 def pipe(job: Job) -> None:
@@ -99,9 +131,17 @@ def directory_uncompressed(job: Job) -> None:
 
 
 def pgcopydb(job: Job, *options: str) -> None:
-    jobs = [f"--table-jobs={JOBS}", f"--index-jobs={JOBS}"]
-    ends = ["--source", dsn(job.source), "--target", dsn(job.target), "--dir", str(job.directory / "pgcopydb")]
-    job.run("pgcopydb", "clone", *ends, *jobs, *options)
+    job.run(*pgcopydb_clone(job, *options))
+
+
+def pgcopydb_clone(job: Job, *options: str) -> list[str]:
+    """The command with which pgcopydb copies a database."""
+    return ["pgcopydb", "clone", *pgcopydb_ends(job), f"--table-jobs={JOBS}", f"--index-jobs={JOBS}", *options]
+
+
+def pgcopydb_ends(job: Job) -> list[str]:
+    """The options that name a source, a target and a directory."""
+    return ["--source", dsn(job.source), "--target", dsn(job.target), "--dir", str(job.directory / "pgcopydb")]
 
 
 def pgcopydb_binary(job: Job) -> None:
@@ -144,29 +184,43 @@ def postgresql_db(job: Job) -> None:
     Ansible(job.directory).run([task("dump", job.source), task("restore", job.target)])
 
 
+def _nothing(job: Job) -> None:
+    pass
+
+
+def _no_packages(bin_dir: Path) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Peer:
     """A contestant."""
 
     title: str
     run: Callable[[Job], None]
-    program: str = ""
-    """what it needs beside PostgreSQL's own programs"""
+    """what is timed"""
+    lacks: Callable[[Path], list[str]] = _no_packages
+    """Debian's packages that it needs beside the server programs of this directory, and that aren't there"""
+    prepare: Callable[[Job], None] = _nothing
+    tidy: Callable[[Job], None] = _nothing
 
-    @property
-    def there(self) -> bool:
-        return not self.program or shutil.which(self.program) is not None
+
+Peers = dict[str, Peer]
 
 
-PEERS = {
+def pgcopydb_lacks(bin_dir: Path) -> list[str]:
+    return [] if shutil.which("pgcopydb") else ["pgcopydb"]
+
+
+PEERS: Peers = {
     "ours": Peer("**`pgml_dump_restore`**", ours),
     "pipe": Peer("`pg_dump \\| psql`", pipe),
     "directory": Peer(f"`pg_dump -Fd -j{JOBS}`, `pg_restore -j{JOBS}`", directory),
     "directory-z0": Peer(f"`pg_dump -Fd -j{JOBS} -Z0`, `pg_restore -j{JOBS}`", directory_uncompressed),
-    "pgcopydb": Peer("`pgcopydb clone`", pgcopydb, "pgcopydb"),
-    "pgcopydb-binary": Peer("`pgcopydb clone --use-copy-binary`", pgcopydb_binary, "pgcopydb"),
+    "pgcopydb": Peer("`pgcopydb clone`", pgcopydb, pgcopydb_lacks),
+    "pgcopydb-binary": Peer("`pgcopydb clone --use-copy-binary`", pgcopydb_binary, pgcopydb_lacks),
     "pgcopydb-split": Peer(
-        "`pgcopydb clone --use-copy-binary --split-tables-larger-than=200MB`", pgcopydb_split, "pgcopydb"
+        "`pgcopydb clone --use-copy-binary --split-tables-larger-than=200MB`", pgcopydb_split, pgcopydb_lacks
     ),
     "fdw": Peer("`postgres_fdw`, `INSERT ... SELECT`", postgres_fdw),
     "postgresql_db": Peer("`community.postgresql.postgresql_db`, dump and restore", postgresql_db),
