@@ -295,6 +295,13 @@ left_out:
       description: What it is, of V(unlogged table), V(foreign table) and V(materialized view).
       type: str
       sample: unlogged table
+wal_space:
+  description:
+    - Bytes that are free where the server keeps its WAL, for O(postgresml.distributed.pgml_subscription#module:wal_space).
+    - null when the server is on another host than the module, or its data directory may not be seen.
+  type: int
+  returned: when O(state=present)
+  sample: 214748364800
 replica_identity:
   description: The tables that O(replica_identity) refuses.
   type: list

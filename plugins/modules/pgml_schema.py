@@ -48,6 +48,8 @@ options:
       - V(indexes) and V(constraints) are the others. Building them after the rows have come is faster than maintaining them
         meanwhile. Those of one table share a transaction.
       - A foreign key is left out when the target doesn't get all of the table that it refers to, see RV(left_out).
+      - Tables that a first copy of M(postgresml.distributed.pgml_subscription) is filling are passed over, because their indexes
+        and constraints come back with its end.
     type: list
     elements: str
     choices: [tables, indexes, constraints]

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import playbooks
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, kill_tree
+from tests.support.pair import wait_for
 from tests.support.playbooks import SHOP_TABLES, Ansible, Run, count, differences, snapshot
 
 pytestmark = pytest.mark.slow
@@ -225,3 +227,53 @@ def test_distribution_works_anew(story: Story) -> None:
     assert before["prod"]["schemas"] == after["prod"]["schemas"]
     assert before["prod"]["pg_hba.conf"] == after["prod"]["pg_hba.conf"]
     assert before["ml-1"]["schemas"] == after["ml-1"]["schemas"]
+
+
+LEDGER = """
+CREATE TABLE ledger (id int PRIMARY KEY, entry text UNIQUE);
+CREATE INDEX ON ledger (length(entry));
+CREATE TABLE notes (id int PRIMARY KEY, ledger int NOT NULL REFERENCES ledger);
+"""
+ROWS = "INSERT INTO ledger SELECT i, 'entry ' || i FROM generate_series(1, 100) AS i; INSERT INTO notes VALUES (1, 1)"
+ENDLESS = """
+CREATE FUNCTION endless() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
+CREATE TRIGGER endless BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION endless();
+ALTER TABLE ledger ENABLE ALWAYS TRIGGER endless;
+"""
+COPIED = "SELECT count(rows) = 1 FROM pgml_distributed.seed_chunks HAVING count(*) = 2"
+KEEPERS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postgresml.distributed: keeps a snapshot'"
+
+
+def test_teardown_takes_back_a_first_copy_that_was_killed(tmp_path: Path) -> None:
+    """With its slot, its snapshot and its rows; indexes and constraints come back."""
+    ansible = Ansible(tmp_path)
+    distribution = {"name": "ledger", "database": "ml", "tables": ["public.ledger", "public.notes"]}
+    with playbooks.cluster() as primary, playbooks.cluster() as replica:
+        for server in (primary, replica):
+            server.create_database("ml")
+            server.execute_script(LEDGER, "ml")
+        primary.execute_script(ROWS, "ml")
+        replica.execute_script(ENDLESS, "ml")
+        before = snapshot(primary), snapshot(replica)
+        hosts = playbooks.inventory(primary, {"ml-1": replica}, [distribution])
+        process = ansible.start("distribute.yml", hosts)
+        wait_for(lambda: process.poll() is not None or _tells(replica, COPIED), 180, "one of two tables")
+        kill_tree(process.pid)
+        playbooks.finish(process)
+        assert primary.sql("SELECT slot_name, active FROM pg_replication_slots") == [("pgml_ledger_ml_1", False)]
+        assert primary.sql(KEEPERS) == [(2,)]
+        predicted = ansible.ok("teardown.yml", hosts, "--check").changed
+        assert ansible.ok("teardown.yml", hosts).changed == predicted
+        assert primary.sql(KEEPERS) == [(0,)]
+        after = snapshot(primary), snapshot(replica)
+        settings = {"started", "postgresql.auto.conf"}
+        assert set(differences(before[0], after[0])) <= settings and after[0]["slots"] == []
+        assert set(differences(before[1], after[1])) <= settings
+        assert count(replica, "ml", "ledger") == count(replica, "ml", "notes") == 0
+
+
+def _tells(server: Cluster, query: str) -> bool:
+    """Whether the collection's own tables in database C(ml), if there are any, give true."""
+    if not server.sql("SELECT to_regclass('pgml_distributed.seeds')", dbname="ml")[0][0]:
+        return False
+    return bool(server.sql(query, dbname="ml"))

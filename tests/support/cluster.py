@@ -382,6 +382,14 @@ def _children(parent: int) -> list[int]:
     return [pid for pid in pids if (status := _status(pid)) and status.parent == parent]
 
 
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that it has started, but not what has made itself independent."""
+    _signal(pid, signal.SIGSTOP)  # it forks no more
+    for child in _children(pid):
+        kill_tree(child)
+    _signal(pid, signal.SIGKILL)
+
+
 @functools.cache
 def _psql() -> str:
     if found := shutil.which("psql"):

@@ -48,8 +48,8 @@ class Replica(NamedTuple):
     free_connections: int
 
 
-def read_upstream(source: Session, size: int, wal_space: int | None) -> Upstream:
-    """Ask the source about a copy of *size* bytes; *wal_space* is known from elsewhere or None."""
+def read_upstream(source: Session, size: int, known_space: int | None) -> Upstream:
+    """Ask the source about a copy of *size* bytes; *known_space* is its wal_space(), if that is known from elsewhere."""
     limit, max_age = source.row(
         "SELECT (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS wal_limit,"
         " (SELECT max(age(datfrozenxid)) FROM pg_database) AS max_age"
@@ -60,7 +60,7 @@ def read_upstream(source: Session, size: int, wal_space: int | None) -> Upstream
     )
     return Upstream(
         _wal_per_second(source, size),
-        wal_space if wal_space is not None else _wal_space(source),
+        wal_space(source) if known_space is None else known_space,
         None if limit < 0 else limit * _MEGABYTE,
         int(max_age),
         int(free.senders),
@@ -108,16 +108,18 @@ def _wal_per_second(source: Session, size: int) -> float:
     return max(average, float(source.value(query) - before) / (time.monotonic() - start))
 
 
-def _wal_space(source: Session) -> int | None:
-    """Bytes free at the WAL of a server on this host, if its files may be looked at."""
+def wal_space(source: Session) -> int | None:
+    """Bytes free where a server on this host keeps its WAL; None on another host, or where its files may not be looked at."""
     if not indexes.is_local(source):
         return None
     directory = source.value(
         "SELECT CASE WHEN pg_has_role(current_user, 'pg_read_all_settings', 'MEMBER')"
         " THEN current_setting('data_directory') END"
     )
+    if directory is None:
+        return None
     try:
-        status = os.statvfs(os.path.join(directory or "", "pg_wal"))
+        status = os.statvfs(os.path.join(directory, "pg_wal"))
     except OSError:
         return None
     return status.f_bavail * status.f_frsize

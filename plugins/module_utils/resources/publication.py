@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     Change,
@@ -127,6 +128,7 @@ def manage(task: Task) -> None:
         task.result["publication"] = future.as_result()
         task.result["replica_identity_full"] = [each.identity.label for each in faults]
         task.result["left_out"] = _left_out(session, future)
+        task.result["wal_space"] = capacity.wal_space(session)
         task.apply(session, changes)
 
 

@@ -32,6 +32,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment, Definition
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import seeds
 
 OPTIONS: dict[str, Any] = {
     "source": {"type": "dict", "options": SOURCE_OPTIONS},
@@ -151,9 +152,12 @@ def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], 
     _refuse_unfit(wanted, here, there)
     missing = [table for table in wanted if table.key not in there]
     known = {(a.key, a.name) for a in definitions.attachments(session, there)} if session else set()
+    unfinished = seeds.unfinished_tables(session) if session else set()
     lacking, left_out = [], []
     for attachment in definitions.attachments(source, keys):
         if _PARTS[attachment.kind] not in parts or (attachment.key, attachment.name) in known:
+            continue
+        if attachment.key in unfinished:  # what the first copy has set aside comes back with its end
             continue
         if attachment.kind == "key" and attachment.key in there:
             continue

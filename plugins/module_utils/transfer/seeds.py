@@ -167,6 +167,23 @@ def chunks(session: Session, subscription: str) -> list[SeedChunk]:
     ]
 
 
+def unfinished_tables(session: Session) -> set[tuple[str, str]]:
+    """The tables that first copies are filling, with the partitioned tables above them and all partitions of those."""
+    if not exists(session):
+        return set()
+    return {
+        (row.schema, row.name)
+        for row in session.rows(
+            "SELECT DISTINCT n.nspname AS schema, c.relname AS name FROM pgml_distributed.seed_chunks AS s"
+            " JOIN pg_namespace AS sn ON sn.nspname = s.schema_name"
+            " JOIN pg_class AS sc ON sc.relnamespace = sn.oid AND sc.relname = s.table_name"
+            " CROSS JOIN LATERAL (SELECT sc.oid UNION SELECT relid FROM pg_partition_tree(pg_partition_root(sc.oid)))"
+            "  AS member(oid)"
+            " JOIN pg_class AS c ON c.oid = member.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        )
+    }
+
+
 def steps(session: Session, subscription: str) -> list[Step]:
     """What is left to do, in order."""
     return [
