@@ -91,7 +91,7 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
             " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             + listed
             + stored
-            + " WHERE pt.pubname = ANY(%s) GROUP BY c.oid, 1, 2",
+            + " WHERE pt.pubname = ANY(%s) GROUP BY c.oid, c.relkind, 1, 2",
             [list(publications)],
         )
     }
