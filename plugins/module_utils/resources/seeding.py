@@ -17,7 +17,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand, Tools
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -77,7 +77,9 @@ class Bed(NamedTuple):
     binary: bool
 
 
-def reason_against(session: Session, source: Session, offer: Mapping[Key, insight.Offer]) -> str | None:
+def reason_against(
+    session: Session, source: Session, offer: Mapping[Key, insight.Offer], run_command: RunCommand
+) -> str | None:
     """Why this can't be done here, so that PostgreSQL has to make the first copy."""
     if source.value("SELECT pg_is_in_recovery()"):
         return "the source is a standby"
@@ -92,6 +94,10 @@ def reason_against(session: Session, source: Session, offer: Mapping[Key, insigh
         return "a partitioned table and one of its partitions are both published"
     if any(set(offer[bed.key].columns) - set(item.columns) for bed in beds for item in bed.parts):
         return "generated columns are published"
+    try:
+        Tools(run_command).find("pg_dump", session.version // 10000)
+    except Refused as error:
+        return str(error).rstrip(".")
     return None
 
 

@@ -123,7 +123,7 @@ def _check_before_creation(task: Task, session: Session, source: Session, future
 def _method(task: Task, session: Session, source: Session, offer: Mapping[Any, insight.Offer]) -> str:
     """How the first copy is made, which the task's result tells, too."""
     wish: str | None = task.params["initial_copy"]
-    reason = None if wish in (NATIVE, NONE) else seeding.reason_against(session, source, offer)
+    reason = None if wish in (NATIVE, NONE) else seeding.reason_against(session, source, offer, task.run_command)
     if reason and wish == SNAPSHOT:
         raise Refused("initial_copy is snapshot, which is not possible because {0}: use native.".format(reason))
     method = wish or (NATIVE if reason else SNAPSHOT)
