@@ -136,12 +136,14 @@ def test_several_options_change_in_one_run(new_shop: Pair) -> None:
     assert_streams(new_shop, 1000)
 
 
-def test_disabled_subscriptions_are_not_waited_for(shop: Pair) -> None:
+@pytest.mark.parametrize(("way", "rows"), [("snapshot", 100), ("native", 0)])
+def test_disabled_subscriptions_are_not_waited_for(shop: Pair, way: str, rows: int) -> None:
     with Stopwatch() as watch:
-        shop.target.converge("pgml_subscription", **shop.subscription(enabled=False))
-    assert watch.seconds < 5 and shop.sql_target("SELECT count(*) FROM a") == [(0,)]
+        shop.target.converge("pgml_subscription", **shop.subscription(enabled=False, initial_copy=way))
+    assert watch.seconds < 5 and shop.sql_target("SELECT count(*) FROM a") == [(rows,)]
+    shop.sql_source("INSERT INTO a VALUES (101, 0)")
     shop.target.converge("pgml_subscription", **shop.subscription(enabled=True))
-    assert shop.sql_target("SELECT count(*) FROM a") == [(100,)]
+    shop.arrived("a", 0.1 if way == "native" else 20)
 
 
 def test_new_tables_are_refreshed_and_lost_ones_leave(shop: Pair) -> None:
@@ -171,7 +173,7 @@ def test_publications_are_added_and_removed_with_a_refresh_only_when_needed(shop
     assert not shop.subscribe(publications=["pub", "pub"])["changed"]
 
 
-def test_copy_data_false_leaves_the_rows_there_alone(shop: Pair) -> None:
+def test_no_initial_copy_leaves_the_rows_there_alone(shop: Pair) -> None:
     shop.sql_target("INSERT INTO a VALUES (1, -1)")
     shop.target.converge("pgml_subscription", **shop.subscription(initial_copy="none"))
     assert shop.sql_target("SELECT * FROM a") == [(1, -1)]
@@ -240,7 +242,7 @@ def test_source_and_target_in_one_cluster_do_not_hang(shop: Pair) -> None:
 def test_two_subscriptions_must_not_fill_one_table(shop: Pair) -> None:
     shop.subscribe()
     shop.publish("b", "a", name="second")
-    other = {"name": shop.name + "_b", "publications": ["second"], "copy_data": False}
+    other = {"name": shop.name + "_b", "publications": ["second"], "initial_copy": "none"}
     message = shop.not_subscribed(**other)
     assert "public.a" in message and f"from subscription {shop.name} already" in message and "public.b" not in message
     shop.publish("b", name="second")
@@ -257,6 +259,7 @@ def test_a_slot_that_vanished_is_noticed(shop: Pair) -> None:
         message = shop.target.refused("pgml_subscription", **shop.subscription(**params))
         assert f'Slot "{shop.name}"' in message and "is gone" in message and "state=absent" in message
     shop.unsubscribe()
+    shop.sql_target("TRUNCATE a")
     shop.subscribe()
     assert_streams(shop, 1000)
 

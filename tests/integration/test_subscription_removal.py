@@ -85,13 +85,16 @@ def before(original: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-CREATION: dict[str, tuple[Any, str, Any]] = {
-    "before the placeholder": (subscription, "plan_placeholder", before),
-    "before the slot": (slot, "create", before),
-    "after the slot": (slot, "create", after),
-    "before the wait": (subscribing, "_wait", before),
-    "after the wait": (subscribing, "_wait", after),
+CREATION: dict[str, tuple[str | None, Any, str, Any]] = {
+    "before the placeholder": (None, subscription, "plan_placeholder", before),
+    "before the native placeholder": ("native", subscription, "plan_placeholder", before),
+    "before the slot": ("native", slot, "create", before),
+    "after the slot": ("native", slot, "create", after),
+    "before the wait": (None, subscribing, "_wait", before),
+    "before the wait for a native copy": ("native", subscribing, "_wait", before),
+    "after the wait": (None, subscribing, "_wait", after),
 }
+"""The initial_copy, where it dies, and when."""
 REMOVAL: dict[str, tuple[Any, str, Any]] = {
     "before it is disabled": (subscription, "plan_disable", before),
     "before the slot is dropped": (slot, "drop", before),
@@ -103,13 +106,13 @@ REMOVAL: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.parametrize("step", CREATION)
 def test_creation_converges_after_a_crash(shop: Pair, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    place, name, wrap = CREATION[step]
+    way, place, name, wrap = CREATION[step]
     with monkeypatch.context() as patched, pytest.raises(Crash):
         patched.setattr(place, name, wrap(getattr(place, name)))
-        shop.subscribe()
+        shop.subscribe(initial_copy=way)
     shop.sql_source("INSERT INTO a VALUES (999, 'between')")
-    assert not shop.target.run("pgml_subscription", **shop.subscription()).get("failed")
-    assert not shop.subscribe()["changed"]
+    assert not shop.target.run("pgml_subscription", **shop.subscription(initial_copy=way)).get("failed")
+    assert not shop.subscribe(initial_copy=way)["changed"]
     assert shop.slots() == {shop.name}
     shop.arrived("a")
     shop.unsubscribe()
@@ -133,7 +136,7 @@ def test_removal_converges_after_a_crash(shop: Pair, monkeypatch: pytest.MonkeyP
 def test_the_copy_converges_after_a_crash_of_a_server(shop: Pair, side: str) -> None:
     shop.sql_source("INSERT INTO b SELECT g, repeat(md5(g::text), 20) FROM generate_series(1, 50000) AS g")
     shop.publish("a", "b")
-    shop.subscribe(wait=False)
+    shop.subscribe(wait=False, initial_copy="native")
     cluster = getattr(shop, side).cluster
     cluster.kill()
     cluster.start()
@@ -156,6 +159,7 @@ def test_absent_of_a_disabled_subscription_and_of_a_lost_slot(shop: Pair) -> Non
     shop.subscribe(enabled=False)
     shop.target.converge("pgml_subscription", name=shop.name, state="absent")
     assert_nothing_left(shop)
+    shop.sql_target("TRUNCATE a")
     shop.subscribe(enabled=False)
     shop.sql_source("SELECT pg_drop_replication_slot(%s)", [shop.name])
     removed = shop.target.converge("pgml_subscription", name=shop.name, state="absent")
@@ -209,10 +213,10 @@ def test_a_slot_that_is_not_ours_is_never_settled(shop: Pair) -> None:
 
 
 def big_copy_under_way(pair: Pair) -> None:
-    """A subscription whose first copy takes long; rows that compress well take no time to make."""
+    """A subscription whose first copy PostgreSQL makes, and takes long; rows that compress well take no time to make."""
     pair.sql_source("INSERT INTO b SELECT g, repeat('x', 1000000) FROM generate_series(1, 600) AS g")
     pair.publish("a", "b")
-    pair.subscribe(wait=False)
+    pair.subscribe(wait=False, initial_copy="native")
     query = "SELECT 1 FROM pg_subscription_rel AS r WHERE srrelid = 'b'::regclass AND srsubstate = 'd'"
     wait_for(lambda: pair.sql_target(query), what="the copy to begin")
     if pair.target.cluster.major >= 14:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copies that can't go on: the module says why within seconds, in the publisher's own words, and tidies up."""
+"""First copies that can't begin or, where PostgreSQL itself makes them, can't go on: the module says why within seconds, in the
+publisher's own words, and tidies up."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,12 +42,13 @@ def fail_soon(pair: Pair, *words: str, **params: Any) -> str:
     return result["msg"]
 
 
-def fail_afresh(pair: Pair, *words: str, **params: Any) -> None:
+def fail_afresh(pair: Pair, *words: str, ways: Sequence[str] = ("snapshot", "native"), **params: Any) -> None:
     """The same for a subscription that isn't there yet: neither it nor its slot is there afterwards."""
     target, source = pair.target.fingerprint(), pair.source.fingerprint()
-    fail_soon(pair, *words, **params)
-    assert pair.target.fingerprint() == target
-    assert pair.source.fingerprint() == source
+    for way in ways:
+        fail_soon(pair, *words, initial_copy=way, **params)
+        assert pair.target.fingerprint() == target
+        assert pair.source.fingerprint() == source
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def test_missing_and_generated_columns(shop: Pair) -> None:
 
 
 def test_a_column_lost_during_the_copy(shop: Pair) -> None:
-    shop.subscribe(enabled=False)
+    shop.subscribe(enabled=False, initial_copy="native")
     shop.sql_target("ALTER TABLE a DROP COLUMN t")
     fail_soon(shop, "lacks columns", "public.a (t)", "stay", enabled=True)
     shop.sql_target("ALTER TABLE a ADD COLUMN t text")
@@ -123,7 +125,7 @@ def test_missing_privilege(shop: Pair) -> None:
     shop.sql_source(of_distributor("REVOKE ALL ON SCHEMA public FROM {}, public", shop))
     fail_afresh(shop, "permission denied", "public.a", "USAGE")
     shop.grant()
-    shop.subscribe(enabled=False)
+    shop.subscribe(enabled=False, initial_copy="native")
     shop.sql_source(of_distributor("REVOKE SELECT ON a FROM {}", shop))
     fail_soon(shop, "permission denied for table public.a", "stay", enabled=True)
     shop.grant()
@@ -137,10 +139,12 @@ def test_a_role_without_replication(shop: Pair) -> None:
 
 
 def test_no_free_slot(shop: Pair) -> None:
-    for leave in (0, 1):
-        with no_free_slot(shop, leave):
-            fail_afresh(shop, "All replication slots are in use", "max_replication_slots = ")
-    shop.subscribe(enabled=False)
+    words = ["All replication slots are in use", "max_replication_slots = "]
+    with no_free_slot(shop):
+        fail_afresh(shop, *words)
+    with no_free_slot(shop, leave=1):
+        fail_afresh(shop, *words, "2 more are needed", ways=["native"])
+    shop.subscribe(enabled=False, initial_copy="native")
     with no_free_slot(shop):
         fail_soon(shop, "All replication slots are in use", "stay", enabled=True)
     shop.subscribe()
@@ -152,18 +156,18 @@ def test_statement_timeout_of_the_distributor(shop: Pair) -> None:
     shop.sql_source("INSERT INTO b SELECT g, repeat('x', 1000000) FROM generate_series(1, 300) AS g")
     shop.publish("b")
     shop.sql_source(of_distributor("ALTER ROLE {} SET statement_timeout = '60ms'", shop))
-    fail_afresh(shop, "canceling statement due to statement timeout")
+    fail_afresh(shop, "canceling statement due to statement timeout", ways=["native"])
     shop.sql_source(of_distributor("ALTER ROLE {} RESET statement_timeout", shop))
-    shop.subscribe(enabled=False)
+    shop.subscribe(enabled=False, initial_copy="native")
     shop.sql_source(of_distributor("ALTER ROLE {} SET statement_timeout = '60ms'", shop))
     fail_soon(shop, "canceling statement due to statement timeout", "stay", enabled=True)
 
 
 def test_target_that_holds_rows(shop: Pair) -> None:
     shop.sql_target("INSERT INTO a VALUES (7, 'mine')")
-    fail_afresh(shop, "public.a holds rows", shop.target.database, "copy_data")
+    fail_afresh(shop, "public.a holds rows", shop.target.database, "initial_copy")
     shop.sql_target("TRUNCATE a")
-    shop.subscribe(enabled=False)
+    shop.subscribe(enabled=False, initial_copy="native")
     shop.sql_target("INSERT INTO a VALUES (7, 'mine')")
     fail_soon(shop, "public.a", "the replica's log", "Rows that the tables already hold", "stay", enabled=True)
     shop.sql_target("TRUNCATE a")
@@ -194,7 +198,7 @@ def test_an_owner_that_may_not_log_in(shop: Pair) -> None:
 def test_the_wait_returns_only_when_all_tables_are_ready(shop: Pair) -> None:
     shop.publish("a", "b")
     with shop.target.transaction("LOCK TABLE b IN SHARE MODE"):
-        result = shop.target.run("pgml_subscription", **shop.subscription(wait_timeout=3))
+        result = shop.target.run("pgml_subscription", **shop.subscription(wait_timeout=3, initial_copy="native"))
         assert result["failed"] and "1 of 2 tables ready after 3 s" in result["msg"]
         assert "public.b (" in result["msg"] and "public.a" not in result["msg"]
         assert result["tables"]["public.a"] == "ready" and result["tables"]["public.b"] != "ready"
@@ -208,7 +212,7 @@ def test_the_wait_returns_only_when_all_tables_are_ready(shop: Pair) -> None:
 def test_a_wait_goes_on_while_rows_come_slowly(shop: Pair) -> None:
     """A copy that waits for somebody else on the source is slow, not in vain."""
     results = []
-    shop.subscribe(enabled=False)
+    shop.subscribe(enabled=False, initial_copy="native")
     with shop.source.transaction("INSERT INTO b VALUES (1)") as pid:
         shop.subscribe(enabled=True, wait=False)
         thread = threading.Thread(target=lambda: results.append(shop.subscribe()))
@@ -224,12 +228,11 @@ def test_a_wait_goes_on_while_rows_come_slowly(shop: Pair) -> None:
 
 @contextmanager
 def first_copy(pair: Pair) -> Iterator[tuple[threading.Thread, list[dict[str, Any]]]]:
-    """A run that is in the middle of a first copy, and what it returns in the end."""
+    """A run that is in the middle of PostgreSQL's own first copy, and what it returns in the end."""
     results: list[dict[str, Any]] = []
+    options = pair.subscription(wait_timeout=300, initial_copy="native")
     pair.sql_source("INSERT INTO a SELECT g, repeat('a', 200) FROM generate_series(101, 500000) AS g")
-    run = threading.Thread(
-        target=lambda: results.append(pair.target.run("pgml_subscription", **pair.subscription(wait_timeout=300)))
-    )
+    run = threading.Thread(target=lambda: results.append(pair.target.run("pgml_subscription", **options)))
     run.start()
     wait_for(lambda: pair.sql_target("SELECT 1 FROM pg_subscription_rel WHERE srsubstate = 'd'"))
     yield run, results
@@ -322,7 +325,8 @@ def cramped(primary: Cluster, default_major: int) -> Iterator[Pair]:
 
 
 def test_no_free_worker_for_the_copy(cramped: Pair) -> None:
-    fail_afresh(cramped, "max_logical_replication_workers")
+    fail_afresh(cramped, "max_logical_replication_workers", ways=["native"])
+    assert cramped.subscribe()["changed"]
 
 
 def test_no_free_worker_for_the_subscription(cramped: Pair) -> None:

@@ -148,7 +148,6 @@ def test_two_phase_can_be_altered_from_18_on(version: int) -> None:
 PARAMS: dict[str, Any] = {
     **dict.fromkeys(subscription.OPTIONS),
     "name": "s",
-    "copy_data": True,
     "wait": True,
     "wait_timeout": 1,
     "state": "present",

@@ -258,12 +258,7 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
                 silent_since = silent_since if silence else time.monotonic()
                 silence = error
             if watch.abandoned and not silence:
-                raise Refused(
-                    "No worker has served subscription {0} for a while; the replica's log says why.".format(
-                        quoted(name)
-                    ),
-                    tables=_as_result(unready),
-                )
+                raise _deserted(name, tables=_as_result(unready))
         if silence and time.monotonic() > min(end, silent_since + SILENCE_SECONDS):
             raise silence
         if time.monotonic() > end:
@@ -273,7 +268,7 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
 
 
 def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: str, slot: str, seconds: float) -> None:
-    """Return when the replica has kept all that the source had written when this was called.
+    """Return when a worker serves the subscription, and has kept all that the source had written when this was called.
 
     :raises DistributedError: when changes can't be applied, or the slot is gone; Unreachable when the source has been out of
         reach for SILENCE_SECONDS; TimedOut
@@ -284,12 +279,12 @@ def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: s
     silent_since: float | None = None
     pause = 0.05
     while True:
-        behind: int | None = None
+        there: Any = None
         try:
             with Session(endpoint) as source:
                 lsn = lsn or source.value("SELECT pg_current_wal_flush_lsn()::text")
-                behind = source.value(
-                    "SELECT greatest(%s::pg_lsn - confirmed_flush_lsn, 0)::int8 FROM pg_replication_slots"
+                there = source.row(
+                    "SELECT active, greatest(%s::pg_lsn - confirmed_flush_lsn, 0)::int8 AS behind FROM pg_replication_slots"
                     " WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'",
                     [lsn, slot],
                 )
@@ -298,24 +293,29 @@ def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: s
             silent_since = silent_since or time.monotonic()
             if time.monotonic() > min(end, silent_since + SILENCE_SECONDS):
                 raise
-        if behind == 0:
+        if there and there.active and not there.behind:
             return
-        if behind is None and silent_since is None:
-            raise Refused('Slot "{0}" of subscription {1} is gone, or has lost its WAL.'.format(slot, quoted(name)))
-        if silent_since is None and watch.look(0) and watch.failures >= FAILURES:
-            raise Refused(
-                "Subscription {0} can't apply changes: it failed {1} times; the replica's log says why.".format(
-                    quoted(name), watch.failures
-                )
-            )
+        if silent_since is None:
+            if not there:
+                raise Refused('Slot "{0}" of subscription {1} is gone, or has lost its WAL.'.format(slot, quoted(name)))
+            if watch.look(0):
+                _explain_standstill(session, oid, name, watch.failures)
+            if watch.abandoned:
+                raise _deserted(name)
         if time.monotonic() > end:
             raise TimedOut(
                 'Subscription "{0}" has its rows, and is {1:,} kB behind the source after {2:.0f} s. It goes on.'.format(
-                    name, (behind or 0) >> 10, seconds
+                    name, (there.behind if there else 0) >> 10, seconds
                 )
             )
         time.sleep(pause)
         pause = min(1.0, pause * 1.3)
+
+
+def _deserted(name: str, **details: Any) -> Refused:
+    return Refused(
+        "No worker has served subscription {0} for a while; the replica's log says why.".format(quoted(name)), **details
+    )
 
 
 class _Watch:
@@ -380,16 +380,7 @@ def _explain(
 ) -> None:
     """Raise what hinders the first copy, if it can be found out, and after FAILURES failed copies in any case."""
     label = 'The first copy of subscription "{0}" can\'t go on'.format(name)
-    state = session.row(
-        "SELECT s.subenabled, s.subpublications, r.rolname AS owner, r.rolcanlogin AS may_log_in,"
-        " current_setting('max_logical_replication_workers')::int AS workers,"
-        " (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL AND relid IS NULL) AS applying"
-        " FROM (SELECT oid, subenabled, subpublications, subowner FROM pg_subscription) AS s"
-        " JOIN pg_roles AS r ON r.oid = s.subowner WHERE s.oid = %s",
-        [oid],
-    )
-    if not state.may_log_in:
-        raise Refused('{0}: its workers run as its owner "{1}", who may not log in.'.format(label, state.owner))
+    state = _state(session, oid, label)
     if state.applying >= state.workers:
         raise Refused(
             "{0}: all max_logical_replication_workers = {1} of the replica apply changes, and none is left to copy.".format(
@@ -411,6 +402,29 @@ def _explain(
             "reason.".format(label, failures, enumerate_names(quoted(*key) for key in unready)),
             tables=_as_result(unready),
         )
+
+
+def _state(session: Session, oid: int, label: str) -> Any:
+    """The subscription, and the workers of its server; raises when it can't have one."""
+    state = session.row(
+        "SELECT s.subenabled, s.subpublications, r.rolname AS owner, r.rolcanlogin AS may_log_in,"
+        " current_setting('max_logical_replication_workers')::int AS workers,"
+        " (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL AND relid IS NULL) AS applying"
+        " FROM (SELECT oid, subenabled, subpublications, subowner FROM pg_subscription) AS s"
+        " JOIN pg_roles AS r ON r.oid = s.subowner WHERE s.oid = %s",
+        [oid],
+    )
+    if not state.may_log_in:
+        raise Refused('{0}: its workers run as its owner "{1}", who may not log in.'.format(label, state.owner))
+    return state
+
+
+def _explain_standstill(session: Session, oid: int, name: str, failures: int) -> None:
+    """Raise what hinders changes from being applied, if it can be found out, and after FAILURES in any case."""
+    label = "Subscription {0} can't apply changes".format(quoted(name))
+    _state(session, oid, label)
+    if failures >= FAILURES:
+        raise Refused("{0}: it failed {1} times; the replica's log says why.".format(label, failures))
 
 
 def _ask_publisher(
