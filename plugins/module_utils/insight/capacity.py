@@ -70,7 +70,8 @@ def read_upstream(source: Session, size: int, known_space: int | None) -> Upstre
 
 _CONNECTIONS = (
     "(SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
-    "  - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+    "  - coalesce(current_setting('reserved_connections', true)::int, 0)"
+    "  - (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL),"  # what they do is told to few
     "  CASE WHEN r.rolconnlimit < 0 THEN 1000000"
     "   ELSE r.rolconnlimit - (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user) END)"
     " FROM pg_roles AS r WHERE r.rolname = current_user)"
@@ -89,6 +90,16 @@ def read_replica(session: Session) -> Replica:
         [session.version],
     )
     return Replica(int(row.origins), int(row.workers), int(row.connections))
+
+
+def locks(session: Session) -> int:
+    """How many locks the server has room for, https://www.postgresql.org/docs/current/runtime-config-locks.html."""
+    return int(
+        session.value(
+            "SELECT current_setting('max_locks_per_transaction')::int8"
+            " * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)"
+        )
+    )
 
 
 def _wal_per_second(source: Session, size: int) -> float:

@@ -84,16 +84,14 @@ def read(session: Session, tables: Sequence[Table]) -> list[Contents]:
 
 
 _CONTENTS = (
-    "WITH RECURSIVE a AS MATERIALIZED (SELECT attrelid, attnum, attname, atttypid FROM pg_attribute"
+    "WITH a AS MATERIALIZED (SELECT attrelid, attnum, attname, atttypid FROM pg_attribute"
     "  WHERE attrelid = ANY(%(oids)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),"
-    " base AS (SELECT DISTINCT atttypid AS oid, atttypid AS base FROM a"
-    "  UNION ALL SELECT b.oid, t.typbasetype FROM base AS b JOIN pg_type AS t ON t.oid = b.base WHERE t.typtype = 'd'),"
-    " safe AS (SELECT b.oid, t.typtype = 'e'"
+    " safe AS (SELECT t.oid, t.typtype = 'e'"
     "   OR t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typsend <> 0 AND t.typreceive <> 0"
     "    AND ltrim(t.typname, '_') <> ALL (%(text)s)"
     "   OR t.typname = ANY (%(known)s) AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass"
     "    AND d.objid = t.oid AND d.deptype = 'e') AS binary"
-    "  FROM base AS b JOIN pg_type AS t ON t.oid = b.base WHERE t.typtype <> 'd')"
+    "  FROM pg_type AS t WHERE t.oid IN (SELECT atttypid FROM a))"  # a domain may have another base of the same name there
     " SELECT c.oid, pg_table_size(c.oid) AS bytes,"
     "  (pg_relation_size(c.oid) / current_setting('block_size')::int)::int8 AS blocks,"
     "  array(SELECT attname::text FROM a WHERE attrelid = c.oid ORDER BY attnum) AS names,"

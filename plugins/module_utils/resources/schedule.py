@@ -66,7 +66,9 @@ class Schedule:
         self._foreign_keys = plan.foreign_keys
         self._chunks = collections.Counter(chunks)
         self._pieced = frozenset(key for key, count in self._chunks.items() if count > 1) | frozenset(thawed)
-        self._constraints_left = {key: len(texts) for key, texts in self._constraints.items()}
+        self._referable = collections.Counter(  # what a foreign key may need
+            [key for key, _text in plan.constraints] + [key for key, text in plan.indexes if _is_unique(text)]
+        )
         self._steps_left: dict[Key, int] = {}
 
     def without_rows(self, keys: Iterable[Key]) -> list[Job]:
@@ -82,8 +84,8 @@ class Schedule:
             self._progress.copied(item.size, rows or 0, whole=not self._chunks[key])
             return () if self._chunks[key] else self._build(key)
         following: list[Job] = []
-        if kind == "constraint":
-            self._constraints_left[key] -= 1
+        if kind == "constraint" or (kind == "index" and _is_unique(job.statements[0])):
+            self._referable[key] -= 1
             following += self._ready_foreign_keys()
         if kind in ("constraint", "index"):
             self._steps_left[key] -= 1
@@ -115,7 +117,11 @@ class Schedule:
         return [_job("foreign key", key, text, exclusive=[key, refers]) for key, refers, text in ready]
 
     def _is_ready(self, key: Key) -> bool:
-        return not self._chunks[key] and not self._constraints_left.get(key)
+        return not self._chunks[key] and not self._referable[key]
+
+
+def _is_unique(text: str) -> bool:
+    return text.lstrip().startswith("CREATE UNIQUE ")
 
 
 def _job(kind: str, key: Key, text: str, shared: Iterable[Key] = (), exclusive: Iterable[Key] = ()) -> Job:

@@ -8,18 +8,21 @@ subscription goes on from the slot without a copy of its own. After each step th
 
 from __future__ import annotations
 
-import contextlib
-from typing import Callable, Collection, Mapping, NamedTuple, Sequence
+import time
+from typing import Any, Callable, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     Refused,
     ServerRefused,
+    TimedOut,
     Unreachable,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
+    enumerate_names,
     identifier,
     listed,
     quoted,
@@ -65,8 +68,13 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.wo
     Workers,
 )
 
+_AT_ONCE = 100
+"""Tables that are emptied in one transaction."""
+_PATIENCE_SECONDS = 30
 _VIOLATED = "23503"
 """foreign_key_violation"""
+_MOST_HELD = 1000
+"""Tables that each worker locks at most, because a server has room for some thousand locks."""
 
 
 class Bed(NamedTuple):
@@ -91,12 +99,29 @@ def _reason(session: Session, source: Session, offer: Mapping[Key, insight.Offer
             session.execute("SET LOCAL session_replication_role = replica")
     except ServerRefused:
         return "the role that logs in to the target may not set session_replication_role"
-    parts = [item.table.oid for bed in beds for item in bed.parts]
-    if len(set(parts)) < len(parts):
+    parts = [item.table for bed in beds for item in bed.parts]
+    if len({table.oid for table in parts}) < len(parts):
         return "a partitioned table and one of its partitions are both published"
+    closed = source.rows(_CLOSED, [[table.oid for table in parts], [table.oid for table in offer.values()]])
+    if closed:
+        return str(closed[0].reason)
+    needed, room = len(parts) * (workers.jobs(None) + keepers.COUNT), capacity.locks(source)
+    if needed > room:
+        return "{0:,} tables take {1:,} locks, and the source has room for {2:,} (max_locks_per_transaction)".format(
+            len(parts), needed, room
+        )
     if any(set(offer[bed.key].columns) - set(item.columns) for bed in beds for item in bed.parts):
         return "generated columns are published"
     return None
+
+
+_CLOSED = (
+    "SELECT format('user \"%%s\" may read only some columns of %%s', current_user, c.oid::regclass) AS reason"
+    " FROM pg_class AS c WHERE c.oid = ANY(%s) AND NOT (has_table_privilege(c.oid, 'SELECT')"
+    "  AND has_schema_privilege(c.relnamespace, 'USAGE'))"
+    " UNION ALL SELECT format('partition %%s is a foreign table', c.oid::regclass) FROM unnest(%s::oid[]) AS root(oid)"
+    "  CROSS JOIN LATERAL pg_partition_tree(root.oid) AS t JOIN pg_class AS c ON c.oid = t.relid AND c.relkind = 'f' LIMIT 1"
+)
 
 
 def _beds(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> list[Bed]:
@@ -130,71 +155,80 @@ class Seeding:
         self._jobs = workers.jobs(task.params["jobs"])
         self._keepers: Keepers | None = None
         self._phase = seeds.REGISTERED
+        self.slot_is_ours = False
         self._beds: dict[Key, Bed] = {}
         self.tally = Tally()
 
-    def begin(self) -> None:
+    def begin(self, offer: Mapping[Key, insight.Offer]) -> None:
         """Register the slot, create it, keep its snapshot, and take away what the rows would have to be put into one by one."""
-        future = self._future
+        session, future = self._session, self._future
+        _rehearse(session, future)
         registration = seeds.registration(
-            self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source)
+            self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source), digest(offer)
         )
-        seeds.prepare(self._session)
-        self._session.apply([registration, *subscription.plan_placeholder(future)])
-        with slot.exporting(self._source, self._slot, future.options.get("failover") == "true") as name:
+        session.apply([*seeds.preparation(session), registration, *subscription.plan_placeholder(future)])
+        failover = future.options.get("failover") == "true"
+        with slot.exporting(self._source, self._slot, failover) as (begins_at, name):
+            self.slot_is_ours = True
+            seeds.begin(session, self._name, begins_at)
             self._keep([name])
-        self._lie_down()
+        self._lie_down(digest(offer))
         self._plan()
 
     def go_on(self, seed: Seed) -> bool:
         """Take up what a run has left that died; False when that can't be, because its snapshot or its slot is gone."""
-        if seed.phase == seeds.REGISTERED or seed.source != seeds.identity(self._source):
+        if seed.phase not in (seeds.COPY, seeds.BUILD) or seed.source != seeds.identity(self._source):
             return False
         if seed.slot_name != self._slot or seed.publications != self._future.publications:
             return False
-        if seed.phase == seeds.COPY and not self._take_over(seed):
+        if not slot_of(self._source, seed):
             return False
-        there = slot.read(self._source, self._slot)
-        if there is None or there.wal_status == "lost":
-            self.leave(forever=True)
-            return False
-        self._phase = seed.phase
-        self._lie_down()
-        return True
-
-    def _take_over(self, seed: Seed) -> bool:
-        """Keep the snapshot of a dead run, and end its keepers, which would drop the slot one day."""
-        with snapshot.reading_session(self._source.endpoint) as bridge:
+        if seed.phase == seeds.COPY:
             try:
-                moment = snapshot.Snapshot(bridge, seed.snapshots)
-            except ServerRefused:
+                self._keep(seed.snapshots, seed.keepers)
+                self._lie_down(seed.offer)
+            except (Refused, ServerRefused, Unreachable):  # such as a table that the snapshot no longer shows
                 return False
-            keepers.end(self._source, self._slot)
-            self._keep([moment.name])
+        end_keepers(self._source, seed.keepers)
+        self._phase = seed.phase
+        self.slot_is_ours = True
         return True
 
-    def _keep(self, names: Sequence[str]) -> None:
+    def _keep(self, names: Sequence[str], others: Sequence[int] = ()) -> None:
+        """Keep the snapshot of *names*, which *others* keep, too."""
         self._keepers = Keepers(self._source.endpoint, self._slot, names)
-        seeds.keep(self._session, self._name, self._keepers.names)
+        seeds.keep(self._session, self._name, self._keepers.names, [*self._keepers.backends, *others])
+        self._keepers.stay()
 
-    def _lie_down(self) -> None:
-        """Read what is published under the snapshot, and lock it."""
+    def _lie_down(self, expected: Mapping[str, Any]) -> None:
+        """Read what is published under the snapshot, which is to be what was *expected*, and lock it."""
         if self._keepers is None:
             return
         with snapshot.reading_session(self._source.endpoint) as moment:
             snapshot.join(moment, self._keepers.names)
-            offer = insight.offered(moment, sorted(self._future.publications or ()), self._session.version)
+            offer = self._offer(moment)
+            refuse_changes(self._name, expected, digest(offer))
             insight.check_offer(moment, self._session, offer, self._name)
             beds = _beds(moment, self._session, offer)
         self._keepers.hold([(i.table.oid, i.table.schema, i.table.name) for bed in beds for i in bed.parts])
         self._beds = {bed.key: bed for bed in beds}
+
+    def _offer(self, source: Session) -> dict[Key, insight.Offer]:
+        return insight.offered(source, sorted(self._future.publications or ()), self._session.version)
+
+    def check_offer(self) -> None:
+        """Refuse to subscribe to something else than was copied: PostgreSQL would take it for copied."""
+        seed = seeds.read(self._session, self._name)
+        if seed:
+            with Session(self._source.endpoint) as source:
+                refuse_changes(self._name, seed.offer, digest(self._offer(source)))
 
     def _plan(self) -> None:
         """Take the indexes away, and remember what is to come, in one transaction."""
         session = self._session
         try:
             aside = set_aside.plan(session, list(self._beds), self._task.run_command)
-        except Refused as error:
+        except (Refused, ServerRefused) as error:
             self._task.warn("The rows come into tables with their indexes, which takes longer: {0}".format(error))
             aside = set_aside.NOTHING
         extents = {item.extent.oid: (bed, item) for bed in self._beds.values() for item in bed.parts}
@@ -202,7 +236,7 @@ class Seeding:
         with session.transaction():
             for drop in aside.drops:
                 session.execute(drop)
-            shared = _not_to_be_emptied(session, list(self._beds))
+            shared = _not_frozen(session, list(self._beds))
             counts: dict[Key, int] = {}
             for chunk in planned:
                 key = extents[chunk.oid][0].key
@@ -246,7 +280,7 @@ class Seeding:
             "row_security": "off",
         }
         names = self._keepers.names if self._keepers else []
-        source = Source(self._source.endpoint, names, encoding)
+        source = Source(self._source.endpoint, names, encoding, self._held({chunk.source_oid for chunk in left}))
         whole = sorted({chunk.key for chunk in planned} - {chunk.key for chunk in left})
         with Workers(self._jobs, source, Target(session.endpoint, settings, 0)) as crew:
             jobs = [self._job(chunk) for chunk in left] + schedule.without_rows(whole)
@@ -256,6 +290,11 @@ class Seeding:
         with workers.writing_session(session.endpoint, settings) as builder:
             for statement in [*plan.late, *map(analyze, sorted(roots))]:
                 builder.execute(statement)
+
+    def _held(self, oids: Collection[int]) -> list[tuple[int, str, str]]:
+        """The source's tables that each worker locks."""
+        tables_ = [i.table for bed in self._beds.values() for i in bed.parts if i.table.oid in oids]
+        return [(t.oid, t.schema, t.name) for t in tables_] if len(tables_) <= _MOST_HELD else []
 
     def _job(self, chunk: SeedChunk) -> Job:
         bed = self._beds[chunk.key]
@@ -275,7 +314,8 @@ class Seeding:
 
     def _watch(self) -> None:
         if self._keepers and self._keepers.look():
-            seeds.keep(self._session, self._name, self._keepers.names)
+            seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+            self._keepers.stay()
 
     def _blueprint(self, filled: Collection[Key]) -> Blueprint:
         """What is left to build, by the tables whose rows it waits for."""
@@ -310,10 +350,8 @@ class Seeding:
     @property
     def can_be_taken_up(self) -> bool:
         """Whether the next run could go on: the snapshot is alive, or no longer needed."""
-        if self._phase == seeds.COPY and self._keepers:
-            with contextlib.suppress(Unreachable):
-                self._keepers.look()
-                return True
+        if self._phase == seeds.COPY:
+            return self._keepers is not None and self._keepers.alive
         return self._phase == seeds.BUILD
 
 
@@ -327,12 +365,12 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
         " JOIN pg_namespace AS an ON an.oid = ac.relnamespace WHERE a.oid <> c.oid",
         [[key[0] for key in keys], [key[1] for key in keys]],
     )
-    above = {(row.schema, row.name): (row.above_schema, row.above_name) for row in rows}
-    return {key: top for key, top in above.items() if top in filled and key not in filled}
+    above = [((row.schema, row.name), (row.above_schema, row.above_name)) for row in rows]
+    return {key: top for key, top in above if top in filled and key not in filled}
 
 
-def _not_to_be_emptied(session: Session, keys: Sequence[Key]) -> set[Key]:
-    """The tables that TRUNCATE is refused for, because foreign keys of others point to them, or that are no plain tables."""
+def _not_frozen(session: Session, keys: Sequence[Key]) -> set[Key]:
+    """The tables that can't be truncated alone, because foreign keys point to them or because they are partitioned."""
     return {
         (row.schema, row.name)
         for row in session.rows(
@@ -345,33 +383,107 @@ def _not_to_be_emptied(session: Session, keys: Sequence[Key]) -> set[Key]:
     }
 
 
-def clear(session: Session, source: Session | None, seed: Seed) -> None:
-    """Undo a first copy: no snapshot, no slot, empty tables with all their indexes. Needs the lock of the only run."""
+def digest(offer: Mapping[Key, insight.Offer]) -> dict[str, Any]:
+    """What is published, for a comparison later."""
+    return {quoted(*key): [table.oid, sorted(table.columns), table.where] for key, table in sorted(offer.items())}
+
+
+def refuse_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse publications that don't offer what they did *before*."""
+    changed = [label for label in {**before, **now} if before.get(label) != now.get(label)]
+    if changed:
+        raise Refused(
+            "The publications of subscription {0} were altered while the rows were copied: {1} {2} published otherwise now. Put "
+            "that back and run it again, or begin anew after state=absent.".format(
+                quoted(name), enumerate_names(changed), "is" if len(changed) == 1 else "are"
+            )
+        )
+
+
+def _rehearse(session: Session, future: Subscription) -> None:
+    """See that the target's server, and not only this module, can subscribe."""
+    try:
+        session.apply([subscription.plan_rehearsal(future)])
+    except ServerRefused as error:
+        if error.details.get("sqlstate") != subscription.REHEARSED:
+            raise
+
+
+def slot_of(source: Session, seed: Seed) -> slot.Slot | None:
+    """The slot of a first copy, if it is there and can be used."""
+    there = slot.read(source, seed.slot_name)
+    return there if there and there.flushed == seed.begins_at and there.wal_status != "lost" else None
+
+
+def end_keepers(source: Session, backends: Sequence[int]) -> None:
+    """End the sessions of a dead run's keepers."""
+    query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s) AND application_name = %s AND pid <> pg_backend_pid()"
+    parameters = [list(backends), keepers.APPLICATION_NAME]
+    source.rows("SELECT pg_terminate_backend(pid) FROM ({0}) AS k".format(query), parameters)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while source.rows(query, parameters):
+        if time.monotonic() > deadline:
+            raise TimedOut("Sessions of a run that died still keep a snapshot at {0}.".format(source.endpoint))
+        time.sleep(0.05)
+
+
+def clear(session: Session, source: Session | None, seed: Seed, slot_is_ours: bool = True) -> None:
+    """Undo a first copy: no snapshot, no slot, empty tables with all their indexes. Needs the lock of the only run.
+
+    :param slot_is_ours: whether the run came so far as to create its slot, if that is known
+    """
+    if seed.phase == seeds.SUBSCRIBED:
+        with session.transaction():
+            seeds.forget(session, seed.subscription)
+        return
     staging.end_workers(session)
     if source:
-        keepers.end(source, seed.slot_name)
-        if not slot.drop(source, seed.slot_name):
+        end_keepers(source, seed.keepers)
+        there = slot.read(source, seed.slot_name)
+        ours = there and slot_is_ours and seed.begins_at in (None, there.flushed)
+        if ours and not slot.drop(source, seed.slot_name):
             raise Refused(slot.left_in_use(source, seed.slot_name))
-    keys = sorted({chunk.key for chunk in seeds.chunks(session, seed.subscription)})
-    there = definitions.read(session, keys)
+    seeds.enter(session, seed.subscription, seeds.REGISTERED)  # from here on nobody goes on with it
+    keys = {chunk.key for chunk in seeds.chunks(session, seed.subscription)}
+    _empty(session, definitions.read(session, keys))
     steps = seeds.steps(session, seed.subscription)
-    built = definitions.read(session, {step.key for step in steps if step.key})
+    named = definitions.read(session, {key for step in steps for key in (step.key, step.refers) if key})
     with session.transaction():
         session.execute("SET LOCAL session_replication_role = replica; SET LOCAL search_path = pg_catalog")
-        _empty(session, list(there))
         for step in steps:
-            if step.key is None or step.key in built:
-                session.execute(step.statement)
+            if {step.key, step.refers} - {None} <= set(named):
+                _bring_back(session, step.statement)
         seeds.forget(session, seed.subscription)
 
 
-def _empty(session: Session, keys: Sequence[Key]) -> None:
-    kept = _not_to_be_emptied(session, keys)
-    for key in kept:
-        session.execute(compose("DELETE FROM {table}", table=identifier(*key)))
-    names = [compose("ONLY {table}", table=identifier(*key)) for key in keys if key not in kept]
-    if names:
-        session.execute(compose("TRUNCATE {names}", names=listed(names)))
+def _bring_back(session: Session, statement: str) -> None:
+    """Run a step, unless somebody has done it meanwhile, or has dropped what it is about."""
+    session.execute("SAVEPOINT step")
+    try:
+        session.execute(statement)
+    except ServerRefused as error:
+        if error.details.get("sqlstate") not in _OVERTAKEN:
+            raise
+        session.execute("ROLLBACK TO SAVEPOINT step")
+    session.execute("RELEASE SAVEPOINT step")
+
+
+_OVERTAKEN = ("42P07", "42710", "42P16", "42P01", "42704", "3F000")
+"""duplicate table and object, a second primary key, undefined table and object, no such schema"""
+
+
+def _empty(session: Session, there: Mapping[Key, definitions.Definition]) -> None:
+    """Empty tables, some at a time because each takes several locks."""
+    referred = _not_frozen(session, [key for key, table in there.items() if table.kind == "r"])
+    for key in referred:
+        session.execute(compose("DELETE FROM ONLY {table}", table=identifier(*key)))
+    names = [
+        compose("ONLY {table}" if table.kind == "r" else "{table}", table=identifier(*key))
+        for key, table in there.items()
+        if key not in referred
+    ]
+    for start in range(0, len(names), _AT_ONCE):
+        session.execute(compose("TRUNCATE {names}", names=listed(names[start : start + _AT_ONCE])))
 
 
 def finish(session: Session, name: str, warn: Callable[[str], None]) -> None:

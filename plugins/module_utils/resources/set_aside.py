@@ -8,7 +8,12 @@ import os
 import tempfile
 from typing import Any, Collection, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import Archive, as_pattern, picked
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import (
+    Archive,
+    Script,
+    as_pattern,
+    picked,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import compose, identifier, raw
@@ -30,21 +35,34 @@ NOTHING = Aside([], [])
 
 def plan(session: Session, keys: Collection[tuple[str, str]], run_command: RunCommand) -> Aside:
     """What of the tables *keys* and their partitions can be taken away: all but what something else depends on, what lies in
-    a tablespace of its own, and what also belongs to partitions that are not among *keys*."""
+    a tablespace of its own, what also belongs to partitions that are not among *keys*, and what pg_dump doesn't tell."""
     members = family(session, keys)
-    every = definitions.attachments(session, members)
-    facts = {(row.classid, row.objid): row for row in session.rows(_FACTS, _identities(every))}
-    fixed = {row.top for row in facts.values() if row.fixed}
-    chosen = [a for a in every if a.identity in facts and facts[a.identity].top not in fixed]
-    if not chosen:
+    parts = definitions.partitioning(session, members)
+    # What checks a partitioned table's foreign keys can't be built without reading its rows again, so they stay.
+    every = [a for a in definitions.attachments(session, members) if a.kind != "foreign key" or a.key not in parts[0]]
+    if not every:
         return NOTHING
-    keys_of_others = [a for a in chosen if a.kind == "foreign key"]
-    own = [a for a in chosen if a.kind != "foreign key"]
-    steps = _foreign_key_steps(session, keys_of_others, definitions.partitioning(session, members)[0])
-    return Aside(
-        [_drop(a) for a in [*keys_of_others, *own] if a.attach is None],
-        _numbered([*_built(session, members, own, run_command), *steps]),
-    )
+    with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
+        archive = Archive(os.path.join(directory, "tables"), session.version // 10000, run_command)
+        archive.dump(session.endpoint, ["--section=post-data", *["--table=" + as_pattern(*key) for key in members]])
+        entries = archive.entries()
+        chosen = _movable(session, every, {entry.identity for entry in entries})
+        foreign_keys = [a for a in chosen if a.kind == "foreign key"]
+        own = [a for a in chosen if a.kind != "foreign key"]
+        texts = {a.attach for a in own if a.attach} | {e.text for e in entries if e.text.startswith("COMMENT ")}
+        script = archive.script(picked(entries, {a.identity for a in own}, texts), session.version)
+    steps = [*_built(script, own, parts), *_foreign_key_steps(session, foreign_keys, parts[0])]
+    return Aside([_drop(a) for a in [*foreign_keys, *own] if a.attach is None], _numbered(steps)) if chosen else NOTHING
+
+
+def _movable(
+    session: Session, attachments: Sequence[Attachment], told: Collection[tuple[int, int]]
+) -> list[Attachment]:
+    """Those that can be taken away, with the whole tree of an index."""
+    facts = {(row.classid, row.objid): row for row in session.rows(_FACTS, _identities(attachments))}
+    fixed = {row.top for row in facts.values() if row.fixed}
+    fixed |= {facts[a.identity].top for a in attachments if a.kind != "foreign key" and a.identity not in told}
+    return [a for a in attachments if facts[a.identity].top not in fixed]
 
 
 def family(session: Session, keys: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -69,15 +87,18 @@ def family(session: Session, keys: Collection[tuple[str, str]]) -> list[tuple[st
 _FACTS = (
     "WITH o AS MATERIALIZED (SELECT classid, objid, CASE WHEN classid = 'pg_class'::regclass THEN objid"
     "   ELSE (SELECT nullif(conindid, 0) FROM pg_constraint AS k WHERE k.oid = objid AND k.contype <> 'f') END AS indexid"
-    "  FROM unnest(%(catalogs)s::oid[], %(objects)s::oid[]) AS w(classid, objid)),"
-    " family AS MATERIALIZED (SELECT indrelid AS oid FROM o JOIN pg_index ON indexrelid = indexid"
-    "  UNION SELECT conrelid FROM o JOIN pg_constraint AS k ON k.oid = objid AND classid = 'pg_constraint'::regclass)"
+    "  FROM unnest(%(catalogs)s::oid[], %(objects)s::oid[]) AS w(classid, objid))"
     " SELECT o.classid, o.objid, coalesce(pg_partition_root(o.indexid)::oid, o.indexid, o.objid) AS top,"
-    "  NOT coalesce(x.reltablespace = 0 AND i.indisvalid, true)"
-    "  OR EXISTS (SELECT FROM pg_depend AS d WHERE (d.refclassid, d.refobjid) IN ((o.classid, o.objid),"
-    "    ('pg_class'::regclass, o.indexid)) AND d.deptype = 'n' AND NOT (d.classid = 'pg_constraint'::regclass"
-    "    AND (SELECT conrelid IN (SELECT oid FROM family) AND contype = 'f' FROM pg_constraint WHERE oid = d.objid))) AS fixed"
+    "  NOT coalesce(x.reltablespace = 0 AND i.indisvalid, true) OR coalesce(k.contype = 'c' AND k.coninhcount > 0, false)"
+    "  OR EXISTS (SELECT FROM pg_depend AS d LEFT JOIN pg_constraint AS f ON f.oid = d.objid AND f.contype = 'f'"
+    "    AND d.classid = 'pg_constraint'::regclass"
+    "   WHERE (d.refclassid, d.refobjid) IN ((o.classid, o.objid), ('pg_class'::regclass, o.indexid)) AND d.deptype = 'n'"
+    # a foreign key is taken away itself, and with it those to the partitions of what it refers to
+    "   AND NOT EXISTS (SELECT FROM o AS m JOIN pg_constraint AS mk ON mk.oid = m.objid"
+    "    WHERE m.classid = 'pg_constraint'::regclass AND mk.contype = 'f' AND mk.conrelid = f.conrelid"
+    "    AND mk.conkey = f.conkey)) AS fixed"
     " FROM o LEFT JOIN pg_class AS x ON x.oid = o.indexid LEFT JOIN pg_index AS i ON i.indexrelid = o.indexid"
+    " LEFT JOIN pg_constraint AS k ON k.oid = o.objid AND o.classid = 'pg_constraint'::regclass"
 )
 
 
@@ -100,25 +121,18 @@ def _is_constraint(attachment: Attachment) -> bool:
 
 
 def _built(
-    session: Session, members: Sequence[tuple[str, str]], own: Sequence[Attachment], run_command: RunCommand
+    script: Script,
+    own: Sequence[Attachment],
+    parts: tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]],
 ) -> list[Step]:
     """The steps that build indexes and their constraints anew."""
-    if not own:
-        return []
-    with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
-        archive = Archive(os.path.join(directory, "tables"), session.version // 10000, run_command)
-        archive.dump(session.endpoint, ["--section=post-data", *["--table=" + as_pattern(*key) for key in members]])
-        entries = archive.entries()
-        texts = {a.attach for a in own if a.attach} | {e.text for e in entries if e.text.startswith("COMMENT ")}
-        script = archive.script(picked(entries, {a.identity for a in own}, texts), session.version)
     comments = [text for entry, text in script.pieces.items() if entry.text.startswith("COMMENT ")]
     built = {entry: text for entry, text in script.pieces.items() if not entry.text.startswith("COMMENT ")}
-    parts = definitions.partitioning(session, members)
-    plan_ = blueprint.sorted_out(script._replace(pieces=built), own, *parts)
+    after = blueprint.sorted_out(script._replace(pieces=built), own, *parts)
     return [
-        *[Step(0, "constraint", key, None, text) for key, text in plan_.constraints],
-        *[Step(0, "index", key, None, text) for key, text in plan_.indexes],
-        *[Step(0, "late", None, None, text) for text in plan_.late],
+        *[Step(0, "constraint", key, None, text) for key, text in after.constraints],
+        *[Step(0, "index", key, None, text) for key, text in after.indexes],
+        *[Step(0, "late", None, None, text) for text in after.late],
         *[Step(0, "comment", None, None, text) for text in comments],
     ]
 
@@ -126,7 +140,7 @@ def _built(
 def _foreign_key_steps(
     session: Session, attachments: Sequence[Attachment], partitioned: Collection[tuple[str, str]]
 ) -> list[Step]:
-    """The steps that bring foreign keys back. Those of plain tables are checked later, under a lock that hinders no write."""
+    """The steps that bring foreign keys back. They are checked later, under a lock that hinders no write."""
     if not attachments:
         return []
     with session.transaction():
@@ -141,7 +155,7 @@ def _foreign_key_steps(
     steps = []
     for attachment in attachments:
         text = texts[attachment.identity[1]]
-        later = text.convalidated and attachment.key not in partitioned
+        later = text.convalidated
         names = {"table": identifier(*attachment.key), "name": identifier(attachment.name)}
         add = compose(
             "ALTER TABLE {table} ADD CONSTRAINT {name} {definition}",

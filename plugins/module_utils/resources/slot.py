@@ -37,6 +37,8 @@ class Slot(NamedTuple):
     plugin: str
     active: bool
     wal_status: str | None
+    flushed: str | None
+    """up to where it was used; where it begins as long as nobody has"""
 
 
 def check_name(name: str) -> None:
@@ -53,9 +55,11 @@ def check_name(name: str) -> None:
 def read(source: Session, name: str) -> Slot | None:
     """The slot *name* of the session's server."""
     row = source.row(
-        "SELECT slot_name, database, plugin, active, wal_status FROM pg_replication_slots WHERE slot_name = %s", [name]
+        "SELECT slot_name, database, plugin, active, wal_status, confirmed_flush_lsn::text AS flushed FROM pg_replication_slots"
+        " WHERE slot_name = %s",
+        [name],
     )
-    return row and Slot(row.slot_name, row.database, row.plugin, row.active, row.wal_status)
+    return row and Slot(*row)
 
 
 def check_room(source: Session, needed: int) -> None:
@@ -89,9 +93,9 @@ def create(source: Session, name: str, failover: bool) -> None:
 
 
 @contextlib.contextmanager
-def exporting(source: Session, name: str, failover: bool) -> Iterator[str]:
-    """The same, and until the block ends a snapshot of this name can be imported, which shows what was committed where the slot
-    begins, see https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-EXPORTED-SNAPSHOTS.
+def exporting(source: Session, name: str, failover: bool) -> Iterator[tuple[str, str]]:
+    """The same, yielding where the slot begins and the name of a snapshot that shows what was committed there. It can be imported
+    until the block ends, see https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-EXPORTED-SNAPSHOTS.
     """
     options = "(SNAPSHOT 'export'{0})".format(", FAILOVER" if failover else "")
     command = compose(
@@ -100,7 +104,8 @@ def exporting(source: Session, name: str, failover: bool) -> Iterator[str]:
         options=raw(options if source.version >= _OPTIONS_SINCE else "EXPORT_SNAPSHOT"),
     )
     with Session(source.endpoint.with_keywords(replication="database"), lock_timeout=_PATIENCE) as patient:
-        yield _create(source, patient, name, command).snapshot_name
+        row = _create(source, patient, name, command)
+        yield row.consistent_point, row.snapshot_name
 
 
 def _create(source: Session, patient: Session, name: str, command: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -18,7 +18,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.insight imp
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import seeding, slot, subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.seeding import Seeding
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
@@ -67,29 +67,38 @@ def _create(task: Task, session: Session | None, placeholder: Subscription | Non
     method = None
     with source or contextlib.nullcontext():
         if session and source:
-            taken_up = None if task.check_mode else _taken_up(task, session, source, placeholder, future)
+            taken_up = None if task.check_mode else _taken_up(task, session, source, future)
+            offer: Mapping[Any, insight.Offer] = {}
             with task.lenient():
-                method = SNAPSHOT if taken_up else _check_before_creation(task, session, source, future)
+                if taken_up:
+                    method = SNAPSHOT
+                else:
+                    offer = insight.offered(source, sorted(future.publications or ()), session.version)
+                    method = _check_before_creation(task, session, source, future, offer)
             if method and not task.check_mode:
-                _create_on_both(task, session, source, future, method, taken_up)
+                _create_on_both(task, session, source, future, method, taken_up, offer)
     if session and not task.check_mode:
         _wait(task, session, endpoint, future, fresh=method == NATIVE)
 
 
-def _taken_up(
-    task: Task, session: Session, source: Session, placeholder: Subscription | None, future: Subscription
-) -> Seeding | None:
+def _taken_up(task: Task, session: Session, source: Session, future: Subscription) -> Seeding | None:
     """What a run that died before its end had begun, if this one can go on with it; else it is removed."""
-    seed = seeds.read(session, future.name)
-    if seed:
+    if seeds.read(session, future.name):
         _be_only_run(session)
+    seed = seeds.read(session, future.name)
+    placeholder = subscription.read(session, future.name)
+    if placeholder and not placeholder.placeholder:
+        raise Refused("Another run has created subscription {0}: run it again.".format(quoted(future.name)))
+    if seed:
         run = Seeding(task, session, source, future)
         if placeholder and task.params["initial_copy"] in (None, SNAPSHOT) and run.go_on(seed):
             task.result["initial_copy"] = {"method": SNAPSHOT, "reason": "a run that died had begun it"}
             return run
         run.leave(forever=True)
         seeding.clear(session, source, seed)
-    if placeholder:
+    if placeholder and seed:
+        session.apply(subscription.plan_detached(placeholder, None))
+    elif placeholder:
         _clear_placeholder(session, source, placeholder)
     return None
 
@@ -101,12 +110,14 @@ def _be_only_run(session: Session) -> None:
     staging.end_workers(session)
 
 
-def _check_before_creation(task: Task, session: Session, source: Session, future: Subscription) -> str:
+def _check_before_creation(
+    task: Task, session: Session, source: Session, future: Subscription, offer: Mapping[Any, insight.Offer]
+) -> str:
     """Refuse what could not succeed, and say how the first copy is made."""
     if source.is_same_database(session):
         raise Refused("{0} is source and target at once.".format(session.endpoint.title))
-    offer = insight.offered(source, sorted(future.publications or ()), session.version)
     insight.check_offer(source, session, offer, future.name)
+    _check_others(session, future, offer)
     reason, size = seeding.survey(session, source, offer)
     method = _method(task, reason)
     if method != NONE:
@@ -125,6 +136,20 @@ def _check_before_creation(task: Task, session: Session, source: Session, future
     for words in capacity.outdated(source.version):
         task.warn(words)
     return method
+
+
+def _check_others(session: Session, future: Subscription, offer: Mapping[Any, insight.Offer]) -> None:
+    """Refuse tables that the first copy of another subscription has begun to fill."""
+    others = seeds.others(session, future.name, list(offer))
+    if others:
+        raise Refused(
+            "The first copy of subscription {0} is filling {1} in {2}: let it come to its end, or remove it with "
+            "state=absent.".format(
+                enumerate_names(map(quoted, set(others.values()))),
+                enumerate_names(quoted(*key) for key in others),
+                session.endpoint,
+            )
+        )
 
 
 def _method(task: Task, reason: str | None) -> str:
@@ -175,13 +200,19 @@ def _without_losses(task: Task, session: Session | None, future: Subscription) -
 
 
 def _create_on_both(
-    task: Task, session: Session, source: Session, future: Subscription, method: str, taken_up: Seeding | None
+    task: Task,
+    session: Session,
+    source: Session,
+    future: Subscription,
+    method: str,
+    taken_up: Seeding | None,
+    offer: Mapping[Any, insight.Offer],
 ) -> None:
     """The steps of subscription.py's first paragraph; an error undoes those already done."""
     if method == SNAPSHOT:
         if not taken_up:
             _be_only_run(session)
-        _seed(task, session, source, future, taken_up)
+        _seed(task, session, source, future, taken_up, offer)
         return
     name = future.slot_name or ""
     session.apply(subscription.plan_placeholder(future))
@@ -197,15 +228,21 @@ def _create_on_both(
         raise
 
 
-def _seed(task: Task, session: Session, source: Session, future: Subscription, taken_up: Seeding | None) -> None:
+def _seed(
+    task: Task,
+    session: Session,
+    source: Session,
+    future: Subscription,
+    taken_up: Seeding | None,
+    offer: Mapping[Any, insight.Offer],
+) -> None:
     """Make the first copy under the slot's snapshot, and the subscription after it."""
     began = time.monotonic()
     run = taken_up or Seeding(task, session, source, future)
     try:
         if not taken_up:
-            run.begin()
+            run.begin(offer)
         run.fill()
-        session.apply(subscription.plan_new(future, False))
     except DistributedError as error:
         if isinstance(error, Unreachable) and run.can_be_taken_up:
             run.leave(forever=False)
@@ -216,7 +253,7 @@ def _seed(task: Task, session: Session, source: Session, future: Subscription, t
             ) from None
         run.leave(forever=True)
         try:
-            _undo(session, future)
+            _undo(session, future, run.slot_is_ours)
         except DistributedError as second:
             raise type(error)(
                 "{0} What was begun is still there, because: {1} The next run removes it, or state=absent.".format(
@@ -228,6 +265,15 @@ def _seed(task: Task, session: Session, source: Session, future: Subscription, t
     except BaseException:
         run.leave(forever=False)
         raise
+    try:
+        run.check_offer()
+        session.apply(subscription.plan_new(future, False, [seeds.entry(future.name, seeds.SUBSCRIBED)]))
+    except DistributedError as error:
+        raise type(error)(
+            "{0} All rows are there, and a rerun goes on from here. Until then the source keeps its WAL for it; state=absent "
+            "removes it.".format(error),
+            **error.details,
+        ) from None
     task.result["initial_copy"].update(
         tables=[{"name": quoted(*key), "rows": rows} for key, rows in sorted(run.tally.rows.items())],
         rows=sum(run.tally.rows.values()),
@@ -235,13 +281,13 @@ def _seed(task: Task, session: Session, source: Session, future: Subscription, t
     )
 
 
-def _undo(session: Session, future: Subscription) -> None:
+def _undo(session: Session, future: Subscription, slot_is_ours: bool) -> None:
     """Remove what a copy has begun that failed."""
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(Session(future.endpoint)) if future.endpoint else None
         seed = seeds.read(session, future.name)
         if seed:
-            seeding.clear(session, source, seed)
+            seeding.clear(session, source, seed, slot_is_ours)
         placeholder = subscription.read(session, future.name)
         if placeholder and placeholder.placeholder:
             session.apply(subscription.plan_detached(placeholder, None))
@@ -338,12 +384,14 @@ def _finish(task: Task, session: Session, endpoint: Endpoint, current: Subscript
     """What comes after a first copy while changes are applied already: foreign keys are checked, and the lag goes."""
     if not current:
         return
+    _be_only_run(session)
     seeding.finish(session, current.name, task.warn)
     if current.enabled and task.params["wait"]:
         insight.wait_until_caught_up(
             session, endpoint, current.oid, current.name, current.slot_name or "", task.params["wait_timeout"]
         )
-    seeds.forget(session, current.name)
+    with session.transaction():
+        seeds.forget(session, current.name)
 
 
 def _remove(task: Task, session: Session | None, current: Subscription | None) -> None:
@@ -390,14 +438,18 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
                 stack.enter_context(source)
             if seed and current.placeholder:
                 _remove_seed(session, source, seed)
-            if source and current.slot_name:
+                dropped = source is not None
+            elif source and current.slot_name:
                 dropped = slot.drop(source, current.slot_name)
                 problem = "Somebody still uses it."
         except (Unreachable, ServerRefused) as error:
             problem = str(error)
         if seed and current.placeholder and seeds.read(session, current.name):
             _remove_seed(session, None, seed)
-        seeds.forget(session, current.name)
+        elif seed and not current.placeholder:
+            seeding.finish(session, current.name, task.warn)
+        with session.transaction():
+            seeds.forget(session, current.name)
         session.apply(subscription.plan_detached(current, endpoint if source is None and unfinished else None))
         if source and dropped:
             _drop_leftovers(task, session, source)

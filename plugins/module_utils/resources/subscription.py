@@ -10,7 +10,7 @@ may be one cluster, where that hangs (https://www.postgresql.org/docs/current/sq
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import (
@@ -235,13 +235,14 @@ def plan_placeholder(wanted: Subscription) -> list[Change]:
     return [Change(statement, words), Change(comment, words)]
 
 
-def plan_new(wanted: Subscription, copy_data: bool) -> list[Change]:
-    """Put the subscription in its placeholder's place, in one transaction, and then let it run.
+def plan_new(wanted: Subscription, copy_data: bool, also: Sequence[Any] = ()) -> list[Change]:
+    """Put the subscription in its placeholder's place and let it run, in one transaction that runs the statements *also*, too.
 
     C(origin) is set afterwards: CREATE SUBSCRIPTION warns of C(origin = none), and a warning takes the whole statement
     with its password into the server's log.
     """
     later = {name: value for name, value in wanted.options.items() if name == "origin"}
+    following = ([_set(wanted, later)] if later else []) + (plan_enable(wanted) if wanted.enabled else [])
     options = {
         "create_slot": False,
         "enabled": False,
@@ -252,18 +253,36 @@ def plan_new(wanted: Subscription, copy_data: bool) -> list[Change]:
     statement = compose(
         "COMMENT ON SUBSCRIPTION {name} IS NULL;"
         " ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name};"
-        " CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {publications} WITH ({options})",
+        " CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {publications} WITH ({options}){following}",
         conninfo=secret(),
         options=with_options(options),
+        following=raw("").join([raw("; ") + each for each in [*(change.statement for change in following), *also]]),
         **_names(wanted),
     )
     words = 'Create subscription "{0}" to publication {1} of {2}'.format(
         wanted.name, ", ".join(map(quoted, sorted(wanted.publications or ()))), wanted.endpoint
     )
-    changes = [Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")]
-    changes += [_set(wanted, later)] if later else []
-    changes += plan_enable(wanted) if wanted.enabled else []
-    return changes + _plan_owner(None, wanted)
+    change = Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")
+    return [change, *_plan_owner(None, wanted)]
+
+
+def plan_rehearsal(wanted: Subscription) -> Change:
+    """Create the subscription and roll that back, with the error REHEARSED when it can be created: the server itself reaches the
+    source then, and takes its tables for possible."""
+    options = {"create_slot": False, "enabled": False, "copy_data": False}
+    statement = compose(
+        "CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {publications} WITH ({options}, slot_name = NONE);"
+        " DO {end}",
+        conninfo=secret(),
+        options=with_options({**options, **{k: v for k, v in wanted.options.items() if k != "origin"}}),
+        end=literal("BEGIN RAISE EXCEPTION 'rehearsed' USING ERRCODE = '{0}'; END".format(REHEARSED)),
+        **_names(wanted),
+    )
+    secret_ = wanted.endpoint.conninfo if wanted.endpoint else ""
+    return Change(statement, "See that the server can subscribe", secret=secret_)
+
+
+REHEARSED = "PGML1"
 
 
 def _names(wanted: Subscription) -> dict[str, Any]:

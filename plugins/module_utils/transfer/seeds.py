@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+import json
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     Change,
     compose,
+    listed,
     literal,
     raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
-REGISTERED, COPY, BUILD = "registered", "copy", "build"
-"""Phases: the slot may be there, rows come, all rows are there."""
+REGISTERED, COPY, BUILD, SUBSCRIBED = "registered", "copy", "build", "subscribed"
+"""Phases: the slot may be there, rows come, all rows are there, and the subscription too."""
 
 _TABLES = """
 CREATE TABLE pgml_distributed.seeds (
     subscription text PRIMARY KEY, slot_name text NOT NULL, publications text[] NOT NULL, source text NOT NULL,
-    phase text NOT NULL DEFAULT 'registered', snapshots text[] NOT NULL DEFAULT '{}',
-    started_at timestamptz NOT NULL DEFAULT clock_timestamp());
-COMMENT ON TABLE pgml_distributed.seeds IS 'Subscriptions whose first copy is under way';
+    phase text NOT NULL DEFAULT 'registered', snapshots text[] NOT NULL DEFAULT '{}', keepers integer[] NOT NULL DEFAULT '{}',
+    offer jsonb NOT NULL, begins_at pg_lsn, started_at timestamptz NOT NULL DEFAULT clock_timestamp());
+COMMENT ON TABLE pgml_distributed.seeds IS 'Subscriptions whose first copy is under way; keepers are processes of the source';
 CREATE TABLE pgml_distributed.seed_chunks (
     subscription text NOT NULL REFERENCES pgml_distributed.seeds ON DELETE CASCADE,
     schema_name text NOT NULL, table_name text NOT NULL, source_oid oid NOT NULL, first_block bigint NOT NULL,
@@ -47,6 +49,11 @@ class Seed(NamedTuple):
     """see identity()"""
     phase: str
     snapshots: list[str]
+    keepers: list[int]
+    offer: dict[str, Any]
+    """what is published, see digest()"""
+    begins_at: str | None
+    """where the slot does, once that is known"""
 
 
 class SeedChunk(NamedTuple):
@@ -90,38 +97,66 @@ def exists(session: Session) -> bool:
     return session.value("SELECT to_regclass('pgml_distributed.seeds')") is not None
 
 
-def prepare(session: Session) -> None:
-    """Make the tables, if they are missing."""
-    ledger.prepare(session)
-    if not exists(session):
-        session.execute(_TABLES)
+def preparation(session: Session) -> list[Change]:
+    """The steps that make the tables, if they are missing."""
+    tables = [] if exists(session) else [Change(raw(_TABLES), "Prepare to remember the first copy")]
+    return [*ledger.preparation(session), *tables]
 
 
 def read(session: Session, subscription: str) -> Seed | None:
     if not exists(session):
         return None
     row = session.row(
-        "SELECT subscription, slot_name, publications, source, phase, snapshots FROM pgml_distributed.seeds"
+        "SELECT subscription, slot_name, publications, source, phase, snapshots, keepers, offer,"
+        "  begins_at::text FROM pgml_distributed.seeds"
         " WHERE subscription = %s",
         [subscription],
     )
     return row and Seed(*row)._replace(publications=frozenset(row.publications))
 
 
-def registration(subscription: str, slot_name: str, publications: Sequence[str], source: str) -> Change:
+def registration(
+    subscription: str, slot_name: str, publications: Sequence[str], source: str, offer: Mapping[str, Any]
+) -> Change:
     """The step that comes before a slot is created."""
     statement = compose(
-        "INSERT INTO pgml_distributed.seeds (subscription, slot_name, publications, source) VALUES ({values})",
-        values=raw(", ").join([literal(value) for value in (subscription, slot_name, list(publications), source)]),
+        "INSERT INTO pgml_distributed.seeds (subscription, slot_name, publications, source, offer) VALUES ({values})",
+        values=listed(
+            [literal(value) for value in (subscription, slot_name, list(publications), source, json.dumps(offer))]
+        ),
     )
     return Change(statement, 'Register the first copy of subscription "{0}"'.format(subscription))
 
 
-def keep(session: Session, subscription: str, snapshots: Sequence[str]) -> None:
-    """Remember under which names the snapshot can be had."""
+def begin(session: Session, subscription: str, begins_at: str) -> None:
+    """Remember that the slot is there."""
     session.execute(
-        "UPDATE pgml_distributed.seeds SET snapshots = %s WHERE subscription = %s", [list(snapshots), subscription]
+        "UPDATE pgml_distributed.seeds SET begins_at = %s WHERE subscription = %s", [begins_at, subscription]
     )
+
+
+def keep(session: Session, subscription: str, snapshots: Sequence[str], keepers: Sequence[int]) -> None:
+    """Remember under which names the snapshot can be had, and whose sessions keep it."""
+    session.execute(
+        "UPDATE pgml_distributed.seeds SET snapshots = %s, keepers = %s WHERE subscription = %s",
+        [list(snapshots), list(keepers), subscription],
+    )
+
+
+def others(session: Session, subscription: str, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Which of the tables *keys* the first copies of other subscriptions are filling, and which these are."""
+    if not exists(session):
+        return {}
+    return {
+        (row.schema_name, row.table_name): row.subscription
+        for row in session.rows(
+            "SELECT DISTINCT c.schema_name, c.table_name, c.subscription FROM pgml_distributed.seed_chunks AS c"
+            " JOIN pgml_distributed.seeds AS s USING (subscription)"
+            " JOIN unnest(%s::text[], %s::text[]) AS w(schema, name) ON w.schema = c.schema_name AND w.name = c.table_name"
+            " WHERE c.subscription <> %s AND s.phase <> 'subscribed'",
+            [[key[0] for key in keys], [key[1] for key in keys], subscription],
+        )
+    }
 
 
 def plan(session: Session, subscription: str, chunks: Sequence[SeedChunk], steps: Sequence[Step]) -> None:
@@ -151,8 +186,17 @@ def plan(session: Session, subscription: str, chunks: Sequence[SeedChunk], steps
     enter(session, subscription, COPY)
 
 
+def entry(subscription: str, phase: str) -> Any:
+    """The statement that notes that *phase* begins."""
+    return compose(
+        "UPDATE pgml_distributed.seeds SET phase = {phase} WHERE subscription = {subscription}",
+        phase=literal(phase),
+        subscription=literal(subscription),
+    )
+
+
 def enter(session: Session, subscription: str, phase: str) -> None:
-    session.execute("UPDATE pgml_distributed.seeds SET phase = %s WHERE subscription = %s", [phase, subscription])
+    session.execute(entry(subscription, phase))
 
 
 def chunks(session: Session, subscription: str) -> list[SeedChunk]:
@@ -224,7 +268,7 @@ def once(session: Session, subscription: str, step: Step) -> str:
 
 
 def forget(session: Session, subscription: str) -> None:
-    """Forget a first copy, and whatever this collection keeps in the database when that was all."""
+    """Forget a first copy, and whatever this collection keeps in the database when that was all. Needs a transaction."""
     if not exists(session):
         return
     session.execute("DELETE FROM pgml_distributed.seeds WHERE subscription = %s", [subscription])

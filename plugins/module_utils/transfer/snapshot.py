@@ -51,8 +51,7 @@ class Snapshot:
         """
         if not tables:
             return
-        names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
-        self.session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
+        lock(self.session, tables)
         oids = [oid for oid, _schema, _name in tables]
         current = {
             row.oid
@@ -72,6 +71,12 @@ class Snapshot:
     def release(self) -> None:
         """End the transaction: the source may clean up rows again."""
         self.session.close()
+
+
+def lock(session: Session, tables: Sequence[tuple[int, str, str]]) -> None:
+    """Have the transaction of *session* keep *tables* (oid, schema, name) from being rewritten, truncated or dropped."""
+    names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
+    session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
 
 
 def join(session: Session, names: Sequence[str]) -> None:
