@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -297,3 +298,18 @@ def test_many_tables_take_one_call(upstream: Place) -> None:
     seen = len(upstream.cluster.log())
     assert not upstream.ok("pgml_publication", name="pub", tables=tables)["changed"]
     assert upstream.cluster.log()[seen:].count("LOG:  statement:") < 15
+
+
+def test_the_room_for_wal_is_returned_where_it_can_be_seen(shop: Place) -> None:
+    """It is no change, and nothing that a second run would compare."""
+    status = os.statvfs(shop.cluster.data / "pg_wal")
+    result = shop.converge("pgml_publication", name="pub", tables=["a"])
+    assert result["wal_space"] == pytest.approx(status.f_bavail * status.f_frsize, rel=0.5)
+    create_role(shop.cluster, "keeper of a", "LOGIN", "secret")
+    try:
+        shop.sql('GRANT CREATE ON DATABASE {} TO "keeper of a"'.format(shop.database))
+        shop.sql('ALTER PUBLICATION pub OWNER TO "keeper of a"; ALTER TABLE a OWNER TO "keeper of a"')
+        login = {"login_user": "keeper of a", "login_password": "secret"}
+        assert shop.ok("pgml_publication", name="pub", tables=["a"], **login)["wal_space"] is None
+    finally:
+        shop.sql('REASSIGN OWNED BY "keeper of a" TO postgres; DROP OWNED BY "keeper of a"; DROP ROLE "keeper of a"')

@@ -149,15 +149,16 @@ def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], 
     keys = [table.key for table in wanted]
     here = definitions.read(source, keys)
     there = definitions.read(session, keys) if session else {}
-    _refuse_unfit(wanted, here, there)
+    # What a first copy has set aside comes back with its end.
+    unfinished = seeds.unfinished_tables(session) if session else set()
+    _refuse_unfit(wanted, here, {k: v._replace(identified=True) if k in unfinished else v for k, v in there.items()})
     missing = [table for table in wanted if table.key not in there]
     known = {(a.key, a.name) for a in definitions.attachments(session, there)} if session else set()
-    unfinished = seeds.unfinished_tables(session) if session else set()
     lacking, left_out = [], []
     for attachment in definitions.attachments(source, keys):
         if _PARTS[attachment.kind] not in parts or (attachment.key, attachment.name) in known:
             continue
-        if attachment.key in unfinished:  # what the first copy has set aside comes back with its end
+        if attachment.key in unfinished:
             continue
         if attachment.kind == "key" and attachment.key in there:
             continue
