@@ -83,15 +83,18 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
         )
         for row in source.rows(
             "SELECT pt.schemaname AS schema, pt.tablename AS name, c.oid, c.relkind AS kind,"
-            " array_agg(DISTINCT a.attname::text) AS columns, array_agg(DISTINCT " + filter_ + ") AS filters,"
-            " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
-            " AS readable, bool_or(row_security_active(c.oid)) AS hidden FROM pg_publication_tables AS pt"
+            " array_remove(array_agg(DISTINCT a.attname::text), NULL) AS columns, array_agg(DISTINCT "
+            + filter_
+            + ") AS filters,"
+            " has_schema_privilege(n.oid, 'USAGE')"
+            "  AND coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), has_table_privilege(c.oid, 'SELECT'))"
+            " AS readable, row_security_active(c.oid) AS hidden FROM pg_publication_tables AS pt"
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
-            " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             + listed
             + stored
-            + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2, c.oid, c.relkind",
+            + " WHERE pt.pubname = ANY(%s) GROUP BY n.oid, c.oid, c.relkind, 1, 2",
             [list(publications)],
         )
     }
