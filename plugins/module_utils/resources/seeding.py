@@ -327,8 +327,8 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
         " JOIN pg_namespace AS an ON an.oid = ac.relnamespace WHERE a.oid <> c.oid",
         [[key[0] for key in keys], [key[1] for key in keys]],
     )
-    above = {(row.schema, row.name): (row.above_schema, row.above_name) for row in rows}
-    return {key: top for key, top in above.items() if top in filled and key not in filled}
+    pairs = [((row.schema, row.name), (row.above_schema, row.above_name)) for row in rows]
+    return {key: top for key, top in pairs if top in filled and key not in filled}
 
 
 def _not_to_be_emptied(session: Session, keys: Sequence[Key]) -> set[Key]:
