@@ -57,6 +57,7 @@ class Archive:
                 "--no-password",
                 "--format=custom",
                 "--schema-only",
+                "--encoding=UTF8",
                 "--no-owner",
                 "--no-publications",
                 "--no-subscriptions",
