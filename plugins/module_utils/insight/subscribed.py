@@ -69,6 +69,8 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
         )
     if target_version < COLUMN_LISTS_SINCE <= source.version:
         _refuse_parts(source, publications)
+    if source.version >= COLUMN_LISTS_SINCE:
+        _refuse_unlike_lists(source, publications)
     listed = " AND a.attname = ANY(pt.attnames)" if source.version >= COLUMN_LISTS_SINCE else ""
     filter_ = "pt.rowfilter" if source.version >= COLUMN_LISTS_SINCE else "NULL::text"
     stored = " AND a.attgenerated = ''" if source.version < GENERATED_COLUMNS_SINCE else ""
@@ -83,15 +85,18 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
         )
         for row in source.rows(
             "SELECT pt.schemaname AS schema, pt.tablename AS name, c.oid, c.relkind AS kind,"
-            " array_agg(DISTINCT a.attname::text) AS columns, array_agg(DISTINCT " + filter_ + ") AS filters,"
-            " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
-            " AS readable, bool_or(row_security_active(c.oid)) AS hidden FROM pg_publication_tables AS pt"
+            " array_remove(array_agg(DISTINCT a.attname::text), NULL) AS columns, array_agg(DISTINCT "
+            + filter_
+            + ") AS filters,"
+            " has_schema_privilege(n.oid, 'USAGE')"
+            "  AND coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), has_table_privilege(c.oid, 'SELECT'))"
+            " AS readable, row_security_active(c.oid) AS hidden FROM pg_publication_tables AS pt"
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
-            " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             + listed
             + stored
-            + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2, c.oid, c.relkind",
+            + " WHERE pt.pubname = ANY(%s) GROUP BY n.oid, c.oid, c.relkind, 1, 2",
             [list(publications)],
         )
     }
@@ -110,6 +115,23 @@ def _refuse_parts(source: Session, publications: Sequence[str]) -> None:
         raise Refused(
             "{0} has a row filter or a column list, which replicas before PostgreSQL {1} ignore in the first copy.".format(
                 enumerate_names(quoted(row.schema, row.name) for row in rows), COLUMN_LISTS_SINCE // 10000
+            )
+        )
+
+
+def _refuse_unlike_lists(source: Session, publications: Sequence[str]) -> None:
+    """Lists of one table that differ between publications are an error of every subscriber, after the first copy."""
+    rows = source.rows(
+        "SELECT schemaname AS schema, tablename AS name, array_agg(pubname::text ORDER BY pubname) AS publications"
+        " FROM pg_publication_tables WHERE pubname = ANY(%s) GROUP BY 1, 2 HAVING count(DISTINCT attnames) > 1",
+        [list(publications)],
+    )
+    if rows:
+        raise Refused(
+            "Publications {0} list different columns of {1}, which no subscription can take: list the same in "
+            "each.".format(
+                enumerate_names(sorted({quoted(name) for row in rows for name in row.publications})),
+                enumerate_names(quoted(row.schema, row.name) for row in rows),
             )
         )
 
