@@ -49,6 +49,8 @@ class Offer(NamedTuple):
     """whether the connecting user may SELECT those columns"""
     hidden: bool
     """whether row security hides rows from that user"""
+    filters: tuple[str, ...] | None = None
+    """the row filters, of which a row fulfils one; None when a publication has all rows"""
 
 
 def offered(source: Session, publications: Sequence[str], target_version: int) -> dict[Any, Offer]:
@@ -66,10 +68,15 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
         _refuse_parts(source, publications)
     listed = " AND a.attname = ANY(pt.attnames)" if source.version >= COLUMN_LISTS_SINCE else ""
     stored = " AND a.attgenerated = ''" if source.version < GENERATED_COLUMNS_SINCE else ""
+    filters = "array_agg(DISTINCT pt.rowfilter)" if source.version >= COLUMN_LISTS_SINCE else "ARRAY[NULL::text]"
     return {
-        (row.schema, row.name): Offer(tuple(row.columns), row.readable, row.hidden)
+        (row.schema, row.name): Offer(
+            tuple(row.columns), row.readable, row.hidden, None if None in row.filters else tuple(row.filters)
+        )
         for row in source.rows(
             "SELECT pt.schemaname AS schema, pt.tablename AS name, array_agg(DISTINCT a.attname::text) AS columns,"
+            + filters
+            + " AS filters,"
             " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
             " AS readable, bool_or(row_security_active(c.oid)) AS hidden FROM pg_publication_tables AS pt"
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"

@@ -82,9 +82,6 @@ OPTIONS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
-_MOST_JOBS = 4
-"""That many sessions read from the primary at most, unless more are asked for."""
-
 
 class Request(NamedTuple):
     """What is asked for, as the source has it."""
@@ -145,9 +142,7 @@ def _refuse_options(params: Mapping[str, Any]) -> None:
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs: int = params["jobs"] or min(cpus, _MOST_JOBS)
-    return jobs
+    return chunks.count_jobs(params["jobs"])
 
 
 # From source to target

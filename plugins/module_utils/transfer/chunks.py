@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import NamedTuple, Sequence
 
 SMALLEST_SPLIT = 1 << 30
@@ -12,6 +13,9 @@ SMALLEST_SPLIT = 1 << 30
 RANGES_SINCE = 140000
 """Older servers read all of a table for a range of its blocks,
 see https://www.postgresql.org/docs/14/release-14.html#id-1.11.6.30.5."""
+
+_MOST_JOBS = 4
+"""That many sessions read from the primary at most, unless more are asked for."""
 
 
 class Extent(NamedTuple):
@@ -32,6 +36,12 @@ class Chunk(NamedTuple):
     first: int = 0
     end: int | None = None
     whole: bool = True
+
+
+def count_jobs(wanted: int | None) -> int:
+    """How many sessions read at a time: *wanted*, or as many as there are CPUs, within bounds."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or min(cpus, _MOST_JOBS)
 
 
 def plan(extents: Sequence[Extent], jobs: int, version: int) -> list[Chunk]:
