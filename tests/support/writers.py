@@ -222,7 +222,7 @@ class Writers:
 
 
 @contextmanager
-def writers(place: Place, kinds: Sequence[str] = KINDS, large: int = 100_000, pause: float = 0.01) -> Iterator[Writers]:
+def writers(place: Place, kinds: Sequence[str] = KINDS, large: int = 100_000, pause: float = 0.03) -> Iterator[Writers]:
     """Write to SCHEMA's tables while the block runs, in a session for each kind of transaction.
 
     *large* is the number of rows of the large transactions, *pause* the mean of the seconds between transactions. The
