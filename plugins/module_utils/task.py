@@ -93,8 +93,8 @@ class Task:
         }
 
 
-def run(options: dict[str, Any], body: Callable[[Task], None], **constraints: Any) -> None:
-    """Run *body* as an Ansible module whose options are *options* and the login options."""
+def run(options: dict[str, Any], body: Callable[[Task], None], info: bool = False, **constraints: Any) -> None:
+    """Run *body* as an Ansible module whose options are *options* and the login options; with *info* it changes nothing."""
     module = AnsibleModule(argument_spec={**options, **LOGIN_OPTIONS}, supports_check_mode=True, **constraints)
     try:
         importlib.import_module("psycopg2")
@@ -107,6 +107,8 @@ def run(options: dict[str, Any], body: Callable[[Task], None], **constraints: An
     except DistributedError as error:
         module.fail_json(msg=str(error), **error.details)
     outcome = task.outcome
-    if not module._diff:  # the documented way to ask for diff mode
+    if info:
+        del outcome["changes"]
+    if info or not module._diff:  # the documented way to ask for diff mode
         del outcome["diff"]
     module.exit_json(**outcome)

@@ -69,6 +69,11 @@ class Session:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was closed, or was found to be lost."""
+        return bool(self._connection.closed)
+
     def cancel(self) -> None:
         """Have the server end the statement that another thread runs here."""
         self._connection.cancel()

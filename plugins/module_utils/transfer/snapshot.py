@@ -92,8 +92,16 @@ def join(session: Session, names: Sequence[str]) -> None:
                 raise
 
 
-def select(schema: str, name: str, columns: Sequence[str], where: str | None, first: int, end: int | None) -> Any:
-    """The rows of a table, or of a range of its blocks."""
+def select(
+    schema: str,
+    name: str,
+    columns: Sequence[str],
+    where: str | None,
+    first: int = 0,
+    end: int | None = None,
+    only: bool = True,
+) -> Any:
+    """The rows of a table, or of a range of its blocks; those of its partitions too, unless *only*."""
     conditions = []
     if first:
         conditions.append(compose("ctid >= {tid}", tid=literal("({0},0)".format(first))))
@@ -102,7 +110,8 @@ def select(schema: str, name: str, columns: Sequence[str], where: str | None, fi
     if where is not None:
         conditions.append(compose("({where}\n)", where=raw(where)))
     return compose(
-        "SELECT {columns} FROM ONLY {table}{where}",
+        "SELECT {columns} FROM {only}{table}{where}",
+        only=raw("ONLY " if only else ""),
         columns=listed([identifier(column) for column in columns]),
         table=identifier(schema, name),
         where=compose(" WHERE {all}", all=raw(" AND ").join(conditions)) if conditions else raw(""),
