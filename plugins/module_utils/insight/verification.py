@@ -29,6 +29,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import contents
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import workers
 
 OPTIONS: dict[str, Any] = {
     "source": {"type": "dict", "options": SOURCE_OPTIONS, "required": True},
