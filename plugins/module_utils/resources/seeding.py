@@ -406,7 +406,9 @@ def _rehearse(session: Session, future: Subscription) -> None:
         session.apply([subscription.plan_rehearsal(future)])
     except ServerRefused as error:
         if error.details.get("sqlstate") != subscription.REHEARSED:
-            raise
+            raise Refused(
+                "The server of {0} can't subscribe to {1}: {2}".format(session.endpoint, future.endpoint, error)
+            ) from None
 
 
 def slot_of(source: Session, seed: Seed) -> slot.Slot | None:

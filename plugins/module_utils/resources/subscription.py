@@ -242,7 +242,8 @@ def plan_new(wanted: Subscription, copy_data: bool, also: Sequence[Any] = ()) ->
     with its password into the server's log.
     """
     later = {name: value for name, value in wanted.options.items() if name == "origin"}
-    following = ([_set(wanted, later)] if later else []) + (plan_enable(wanted) if wanted.enabled else [])
+    following = [_set(wanted, later)] if later else []
+    following += _plan_owner(None, wanted) + (plan_enable(wanted) if wanted.enabled else [])
     options = {
         "create_slot": False,
         "enabled": False,
@@ -262,8 +263,7 @@ def plan_new(wanted: Subscription, copy_data: bool, also: Sequence[Any] = ()) ->
     words = 'Create subscription "{0}" to publication {1} of {2}'.format(
         wanted.name, ", ".join(map(quoted, sorted(wanted.publications or ()))), wanted.endpoint
     )
-    change = Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")
-    return [change, *_plan_owner(None, wanted)]
+    return [Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")]
 
 
 def plan_rehearsal(wanted: Subscription) -> Change:
