@@ -70,7 +70,10 @@ def role(name: str, entry: str | None = None, /, **variables: Any) -> dict[str, 
     return {"name": f"Use {name}", "include_role": include, "vars": {**prefixed, f"{name}_become_user": ""}}
 
 
-def plays_of(servers: Servers, state: str = "present") -> list[tuple[str, dict[str, Any]]]:
+ROOM = "{{ hostvars['billing-db'].pgml_logical_published.wal_space }}"
+
+
+def plays_of(servers: Servers, state: str = "present", wal_space: Any = ROOM) -> list[tuple[str, dict[str, Any]]]:
     """All that two roles take to bring a part of the shop from one server to the other, or to take it back."""
     shop, analytics = servers
     source = {
@@ -99,7 +102,8 @@ def plays_of(servers: Servers, state: str = "present") -> list[tuple[str, dict[s
         source=source,
         subscription="goods_in",
         slot="goods_slot",
-        **({"drop_tables": True} if state == "absent" else {}),
+        **({"drop_tables": True} if state == "absent" else {"initial_copy": "snapshot", "wal_space": wal_space}),
+        jobs=1,
         **logical,
     )
     replica = role("pgml_replica", login=login(analytics), databases=["warehouse"], subscriptions=["goods_in"])
@@ -111,6 +115,9 @@ def plays_of(servers: Servers, state: str = "present") -> list[tuple[str, dict[s
 def test_the_roles_together_bring_a_table_and_take_it_back(servers: Servers, playbook: Playbook) -> None:
     shop, analytics = servers
     before = snapshot(shop)
+    refused = playbook.run(*plays_of(servers, wal_space=1))
+    assert not refused.ok and "only 0 MB are free there" in refused.message
+    assert shop.sql("SELECT slot_name FROM pg_replication_slots") == []
     playbook.converge(*plays_of(servers))
     assert count(analytics, "warehouse", "products") == count(shop, "shop", "products") > 0
     assert count(analytics, "warehouse", "orders") == count(shop, "shop", "orders WHERE order_id > 10") > 0
