@@ -74,14 +74,14 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
             tuple(row.columns), row.readable, row.hidden, None if None in row.filters else tuple(row.filters)
         )
         for row in source.rows(
-            "SELECT pt.schemaname AS schema, pt.tablename AS name, array_agg(DISTINCT a.attname::text) AS columns,"
-            + filters
-            + " AS filters,"
-            " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'))"
+            "SELECT pt.schemaname AS schema, pt.tablename AS name,"
+            " array_remove(array_agg(DISTINCT a.attname::text), NULL) AS columns," + filters + " AS filters,"
+            " bool_and(has_schema_privilege(c.relnamespace, 'USAGE') AND CASE WHEN a.attnum IS NULL"
+            "  THEN has_table_privilege(c.oid, 'SELECT') ELSE has_column_privilege(c.oid, a.attnum, 'SELECT') END)"
             " AS readable, bool_or(row_security_active(c.oid)) AS hidden FROM pg_publication_tables AS pt"
             " JOIN pg_namespace AS n ON n.nspname = pt.schemaname"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = pt.tablename"
-            " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             + listed
             + stored
             + " WHERE pt.pubname = ANY(%s) GROUP BY 1, 2",
