@@ -236,12 +236,13 @@ def plan_placeholder(wanted: Subscription) -> list[Change]:
 
 
 def plan_new(wanted: Subscription, copy_data: bool) -> list[Change]:
-    """Put the subscription in its placeholder's place, in one transaction, and then let it run.
+    """Put the subscription in its placeholder's place and let it run, in one transaction.
 
     C(origin) is set afterwards: CREATE SUBSCRIPTION warns of C(origin = none), and a warning takes the whole statement
     with its password into the server's log.
     """
     later = {name: value for name, value in wanted.options.items() if name == "origin"}
+    following = ([_set(wanted, later)] if later else []) + (plan_enable(wanted) if wanted.enabled else [])
     options = {
         "create_slot": False,
         "enabled": False,
@@ -252,18 +253,17 @@ def plan_new(wanted: Subscription, copy_data: bool) -> list[Change]:
     statement = compose(
         "COMMENT ON SUBSCRIPTION {name} IS NULL;"
         " ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name};"
-        " CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {publications} WITH ({options})",
+        " CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {publications} WITH ({options}){following}",
         conninfo=secret(),
         options=with_options(options),
+        following=raw("").join([raw("; ") + change.statement for change in following]),
         **_names(wanted),
     )
     words = 'Create subscription "{0}" to publication {1} of {2}'.format(
         wanted.name, ", ".join(map(quoted, sorted(wanted.publications or ()))), wanted.endpoint
     )
-    changes = [Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")]
-    changes += [_set(wanted, later)] if later else []
-    changes += plan_enable(wanted) if wanted.enabled else []
-    return changes + _plan_owner(None, wanted)
+    change = Change(statement, words, secret=wanted.endpoint.conninfo if wanted.endpoint else "")
+    return [change, *_plan_owner(None, wanted)]
 
 
 def _names(wanted: Subscription) -> dict[str, Any]:
