@@ -67,6 +67,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.wo
 
 _VIOLATED = "23503"
 """foreign_key_violation"""
+_MOST_HELD = 1000
+"""Tables that each worker locks at most, because a server has room for some thousand locks."""
 
 
 class Bed(NamedTuple):
@@ -237,7 +239,7 @@ class Seeding:
             "row_security": "off",
         }
         names = self._keepers.names if self._keepers else []
-        source = Source(self._source.endpoint, names, encoding)
+        source = Source(self._source.endpoint, names, encoding, self._held({chunk.source_oid for chunk in left}))
         whole = sorted({chunk.key for chunk in planned} - {chunk.key for chunk in left})
         with Workers(self._jobs, source, Target(session.endpoint, settings, 0)) as crew:
             jobs = [self._job(chunk) for chunk in left] + schedule.without_rows(whole)
@@ -247,6 +249,11 @@ class Seeding:
         with workers.writing_session(session.endpoint, settings) as builder:
             for statement in [*plan.late, *map(analyze, sorted(roots))]:
                 builder.execute(statement)
+
+    def _held(self, oids: Collection[int]) -> list[tuple[int, str, str]]:
+        """The source's tables that each worker locks."""
+        tables_ = [i.table for bed in self._beds.values() for i in bed.parts if i.table.oid in oids]
+        return [(t.oid, t.schema, t.name) for t in tables_] if len(tables_) <= _MOST_HELD else []
 
     def _job(self, chunk: SeedChunk) -> Job:
         bed = self._beds[chunk.key]

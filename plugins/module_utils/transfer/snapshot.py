@@ -18,6 +18,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     raw,
 )
 
+_UNDEFINED = "42P01"
+"""undefined_table"""
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -51,8 +53,15 @@ class Snapshot:
         """
         if not tables:
             return
-        names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
-        self.session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
+        try:
+            lock(self.session, tables)
+        except ServerRefused as error:
+            if error.details.get("sqlstate") != _UNDEFINED:
+                raise
+            raise Refused(
+                "A table was dropped or renamed on the source while the copy began: nothing was copied. Run it again. "
+                "{0}".format(error)
+            ) from None
         oids = [oid for oid, _schema, _name in tables]
         current = {
             row.oid
@@ -72,6 +81,12 @@ class Snapshot:
     def release(self) -> None:
         """End the transaction: the source may clean up rows again."""
         self.session.close()
+
+
+def lock(session: Session, tables: Sequence[tuple[int, str, str]]) -> None:
+    """Have the transaction of *session* keep *tables* (oid, schema, name) from being rewritten, truncated or dropped."""
+    names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
+    session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
 
 
 def join(session: Session, names: Sequence[str]) -> None:

@@ -43,6 +43,9 @@ class Source(NamedTuple):
     endpoint: Endpoint | None
     snapshots: Sequence[str]
     encoding: str
+    held: Sequence[tuple[int, str, str]] = ()
+    """tables (oid, schema, name) that each worker locks before it reads the first, so as not to stand behind somebody who
+    waits for a stronger lock"""
 
 
 class Target(NamedTuple):
@@ -115,6 +118,8 @@ class Lane:
         if self._session is None:
             self._session = snapshot.reading_session(endpoint, client_encoding=self._source.encoding)
             snapshot.join(self._session, self._source.snapshots)
+            if self._source.held:
+                snapshot.lock(self._session, self._source.held)
         return self._session
 
     def close(self) -> None:
