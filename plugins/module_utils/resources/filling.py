@@ -65,7 +65,7 @@ class Filling:
 
     def fill(self, source: Source, cargo: Sequence[Cargo], moved: Callable[[], None]) -> None:
         """Bring *cargo*, read from *source*; *moved* is called when all rows were read."""
-        ledger.prepare(self._session)
+        self._session.apply(ledger.preparation(self._session))
         progress = Progress(self._session, len(self._shipment.contents), self._shipment.size)
         plan = self._stage()
         emptied = set(self._wishes.emptied)

@@ -144,8 +144,7 @@ class Seeding:
         registration = seeds.registration(
             self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source)
         )
-        seeds.prepare(self._session)
-        self._session.apply([registration, *subscription.plan_placeholder(future)])
+        self._session.apply([*seeds.preparation(self._session), registration, *subscription.plan_placeholder(future)])
         with slot.exporting(self._source, self._slot, future.options.get("failover") == "true") as name:
             self._keep([name])
         self._lie_down()

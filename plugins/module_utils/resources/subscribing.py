@@ -334,7 +334,8 @@ def _finish(task: Task, session: Session, endpoint: Endpoint, current: Subscript
         insight.wait_until_caught_up(
             session, endpoint, current.oid, current.name, current.slot_name or "", task.params["wait_timeout"]
         )
-    seeds.forget(session, current.name)
+    with session.transaction():
+        seeds.forget(session, current.name)
 
 
 def _remove(task: Task, session: Session | None, current: Subscription | None) -> None:
@@ -388,7 +389,10 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
             problem = str(error)
         if seed and current.placeholder and seeds.read(session, current.name):
             _remove_seed(session, None, seed)
-        seeds.forget(session, current.name)
+        elif seed and not current.placeholder:
+            seeding.finish(session, current.name, task.warn)
+        with session.transaction():
+            seeds.forget(session, current.name)
         session.apply(subscription.plan_detached(current, endpoint if source is None and unfinished else None))
         if source and dropped:
             _drop_leftovers(task, session, source)

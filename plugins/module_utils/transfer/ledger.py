@@ -50,10 +50,9 @@ def exists(session: Session) -> bool:
     return session.value("SELECT to_regclass('pgml_distributed.copies')") is not None
 
 
-def prepare(session: Session) -> None:
-    """Make the tables of the ledger, if they are missing."""
-    if not exists(session):
-        session.execute(_TABLES)
+def preparation(session: Session) -> list[Change]:
+    """The step that makes the tables of the ledger, if they are missing."""
+    return [] if exists(session) else [Change(raw(_TABLES), "Prepare schema {0}".format(SCHEMA))]
 
 
 def read(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Copy]:

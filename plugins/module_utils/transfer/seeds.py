@@ -91,11 +91,10 @@ def exists(session: Session) -> bool:
     return session.value("SELECT to_regclass('pgml_distributed.seeds')") is not None
 
 
-def prepare(session: Session) -> None:
-    """Make the tables, if they are missing."""
-    ledger.prepare(session)
-    if not exists(session):
-        session.execute(_TABLES)
+def preparation(session: Session) -> list[Change]:
+    """The steps that make the tables, if they are missing."""
+    tables = [] if exists(session) else [Change(raw(_TABLES), "Prepare to remember the first copy")]
+    return [*ledger.preparation(session), *tables]
 
 
 def read(session: Session, subscription: str) -> Seed | None:
@@ -209,7 +208,7 @@ def once(session: Session, subscription: str, step: Step) -> str:
 
 
 def forget(session: Session, subscription: str) -> None:
-    """Forget a first copy, and whatever this collection keeps in the database when that was all."""
+    """Forget a first copy, and whatever this collection keeps in the database when that was all. Needs a transaction."""
     if not exists(session):
         return
     session.execute("DELETE FROM pgml_distributed.seeds WHERE subscription = %s", [subscription])
