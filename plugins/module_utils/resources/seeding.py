@@ -8,7 +8,6 @@ subscription goes on from the slot without a copy of its own. After each step th
 
 from __future__ import annotations
 
-import contextlib
 from typing import Callable, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
@@ -156,23 +155,24 @@ class Seeding:
             return False
         if seed.slot_name != self._slot or seed.publications != self._future.publications:
             return False
-        if seed.phase == seeds.COPY:
-            try:
-                self._keep(seed.snapshots)
-            except (ServerRefused, Unreachable):
-                return False
-            keepers_gone(self._source, seed.keepers)
         there = slot.read(self._source, self._slot)
         if there is None or there.wal_status == "lost":
-            self.leave(forever=True)
             return False
+        if seed.phase == seeds.COPY:
+            try:
+                self._keep(seed.snapshots, seed.keepers)
+                self._lie_down()
+            except (Refused, ServerRefused, Unreachable):  # such as a table that the snapshot no longer shows
+                return False
+        keepers_gone(self._source, seed.keepers)
         self._phase = seed.phase
-        self._lie_down()
         return True
 
-    def _keep(self, names: Sequence[str]) -> None:
+    def _keep(self, names: Sequence[str], others: Sequence[int] = ()) -> None:
+        """Keep the snapshot of *names*, which *others* keep, too."""
         self._keepers = Keepers(self._source.endpoint, self._slot, names)
-        seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+        seeds.keep(self._session, self._name, self._keepers.names, [*self._keepers.backends, *others])
+        self._keepers.stay()
 
     def _lie_down(self) -> None:
         """Read what is published under the snapshot, and lock it."""
@@ -273,6 +273,7 @@ class Seeding:
     def _watch(self) -> None:
         if self._keepers and self._keepers.look():
             seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
+            self._keepers.stay()
 
     def _blueprint(self, filled: Collection[Key]) -> Blueprint:
         """What is left to build, by the tables whose rows it waits for."""
@@ -307,10 +308,8 @@ class Seeding:
     @property
     def can_be_taken_up(self) -> bool:
         """Whether the next run could go on: the snapshot is alive, or no longer needed."""
-        if self._phase == seeds.COPY and self._keepers:
-            with contextlib.suppress(Unreachable):
-                self._keepers.look()
-                return True
+        if self._phase == seeds.COPY:
+            return self._keepers is not None and self._keepers.alive
         return self._phase == seeds.BUILD
 
 

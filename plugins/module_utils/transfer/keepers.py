@@ -23,6 +23,7 @@ COUNT = 2
 APPLICATION_NAME = "postgresml.distributed: keeps a snapshot"
 GRACE_SECONDS = 600
 """How long keepers wait for the next run when theirs has died. Their snapshot keeps the source from removing dead rows."""
+_STAY = "stay"
 _PROBE_SECONDS = 5
 _ANSWER_SECONDS = 60
 
@@ -64,24 +65,39 @@ class Keepers:
         """Have each keeper do Snapshot.hold()."""
         self._tables = list(tables)
         for keeper in self._keepers:
-            _ask(keeper, self._tables)
+            _ask(keeper, self._endpoint, self._tables)
+
+    def stay(self) -> None:
+        """Have them outlive this run, which has noted whose sessions they are. Those that nobody knows of end with it."""
+        for keeper in self._keepers:
+            with contextlib.suppress(Unreachable):  # look() will tell
+                _ask(keeper, self._endpoint, _STAY)
+
+    @property
+    def alive(self) -> bool:
+        """Whether one of them still has its session."""
+        for keeper in self._keepers:
+            with contextlib.suppress(DistributedError):
+                _ask(keeper, self._endpoint, [])
+                return True
+        return False
 
     def look(self) -> bool:
         """Replace keepers that have ended; says whether there were any. Raises Unreachable when none is left."""
         alive = [keeper for keeper in self._keepers if _is_alive(keeper)]
-        if len(alive) == len(self._keepers):
-            return False
         if not alive:
             self._keepers = []
             raise Unreachable(
                 "All sessions that keep the snapshot at {0} were lost, so that what is not copied yet can't be read any "
                 "more.".format(self._endpoint)
             )
+        if len(alive) == COUNT:
+            return False
         self._keepers = alive
         with contextlib.suppress(DistributedError):  # the next look tries again
             while len(self._keepers) < COUNT:
                 fresh = _start(self._endpoint, self._slot, self.names)
-                _ask(fresh, self._tables)
+                _ask(fresh, self._endpoint, self._tables)
                 self._keepers.append(fresh)
         return True
 
@@ -111,27 +127,33 @@ def _start(endpoint: Endpoint, slot: str, names: Sequence[str]) -> Keeper:
             os._exit(0)
     theirs.close()
     os.waitpid(child, 0)
-    name, backend = _answer(ours, endpoint)
+    try:
+        name, backend = _answer(ours, endpoint)
+    except DistributedError as error:
+        raise type(error)(
+            "A session to keep the snapshot of {0} can't be had: {1}".format(endpoint, error), **error.details
+        ) from None
     return Keeper(ours, name, backend)
 
 
-def _ask(keeper: Keeper, tables: Any) -> None:
-    keeper.connection.send(tables)
-    _answer(keeper.connection, None)
+def _ask(keeper: Keeper, endpoint: Endpoint, what: Any) -> None:
+    with contextlib.suppress(OSError):  # of one that has ended, as its answer tells
+        keeper.connection.send(what)
+    _answer(keeper.connection, endpoint)
 
 
-def _answer(connection: Any, endpoint: Endpoint | None) -> Any:
+def _answer(connection: Any, endpoint: Endpoint) -> Any:
     """What the process answers, or raises."""
     try:
-        kind, value = connection.recv() if connection.poll(_ANSWER_SECONDS) else (Unreachable, ("It is silent.", {}))
+        if not connection.poll(_ANSWER_SECONDS):
+            raise Unreachable("A process that keeps the snapshot of {0} doesn't answer.".format(endpoint))
+        kind, value = connection.recv()
     except (EOFError, OSError):
-        kind, value = Unreachable, ("It has ended.", {})
+        raise Unreachable("A process that keeps the snapshot of {0} has ended.".format(endpoint)) from None
     if kind is None:
         return value
     message, details = value
-    if endpoint is None:
-        raise kind(message, **details)
-    raise kind("A session to keep the snapshot of {0} can't be had: {1}".format(endpoint, message), **details)
+    raise kind(message, **details)
 
 
 def _is_alive(keeper: Keeper) -> bool:
@@ -148,38 +170,49 @@ def _live(endpoint: Endpoint, slot: str, names: Sequence[str], connection: Any) 
     try:
         with reading_session(endpoint, application_name=APPLICATION_NAME) as session:
             moment = Snapshot(session, names)
+            begin = session.value(_BEGIN_OF_SLOT, [slot])
             connection.send((None, (moment.name, session.value("SELECT pg_backend_pid()"))))
-            if not _serve(moment, connection):
-                _outlive(moment, slot)
+            if _serve(moment, connection):
+                _outlive(moment, slot, begin)
     except DistributedError as error:
         with contextlib.suppress(OSError):
             connection.send((type(error), (str(error), error.details)))
 
 
 def _serve(moment: Snapshot, connection: Any) -> bool:
-    """Hold tables as asked; returns True when released, and False when the run has died."""
+    """Hold tables as asked, until released or the run has died; returns whether to outlive that."""
+    stays = False
     while True:
-        if not connection.poll(_PROBE_SECONDS):
-            moment.session.execute("SELECT 1")
+        asked = connection.poll(_PROBE_SECONDS)
+        moment.session.execute("SELECT 1")
+        if not asked:
             continue
         try:
-            tables = connection.recv()
+            what = connection.recv()
         except (EOFError, OSError):
+            return stays
+        if what is None:
             return False
-        if tables is None:
-            return True
-        moment.hold(tables)
+        if what == _STAY:
+            stays = True
+        else:
+            moment.hold(what)
         connection.send((None, None))
 
 
-def _outlive(moment: Snapshot, slot: str) -> None:
-    """Wait for another run, whose first act is to end this session, and if none comes drop the slot."""
+_BEGIN_OF_SLOT = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+"""Until somebody uses it; another slot of that name begins elsewhere."""
+
+
+def _outlive(moment: Snapshot, slot: str, begin: str | None) -> None:
+    """Wait for another run, which ends this session, and if none comes drop the slot, provided that it is the same."""
     end = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < end:
         time.sleep(1)
         moment.session.execute("SELECT 1")
     moment.session.execute("ROLLBACK")
     moment.session.rows(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",
-        [slot],
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        " WHERE slot_name = %s AND confirmed_flush_lsn = %s::pg_lsn AND NOT active",
+        [slot, begin],
     )
