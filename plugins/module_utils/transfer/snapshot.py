@@ -18,6 +18,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     raw,
 )
 
+_UNDEFINED = "42P01"
+"""undefined_table"""
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -51,7 +53,15 @@ class Snapshot:
         """
         if not tables:
             return
-        lock(self.session, tables)
+        try:
+            lock(self.session, tables)
+        except ServerRefused as error:
+            if error.details.get("sqlstate") != _UNDEFINED:
+                raise
+            raise Refused(
+                "A table was dropped or renamed on the source while the copy began: nothing was copied. Run it again. "
+                "{0}".format(error)
+            ) from None
         oids = [oid for oid, _schema, _name in tables]
         current = {
             row.oid
