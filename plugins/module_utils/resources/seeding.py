@@ -26,6 +26,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     identifier,
     listed,
     quoted,
+    raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     contents,
@@ -236,7 +237,8 @@ class Seeding:
         with session.transaction():
             for drop in aside.drops:
                 session.execute(drop)
-            shared = _not_frozen(session, list(self._beds))
+            kinds = {key: table.kind for key, table in definitions.read(session, self._beds).items()}
+            shared = _referred(session, list(self._beds)) | {key for key, kind in kinds.items() if kind != "r"}
             counts: dict[Key, int] = {}
             for chunk in planned:
                 key = extents[chunk.oid][0].key
@@ -369,15 +371,15 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
     return {key: top for key, top in above if top in filled and key not in filled}
 
 
-def _not_frozen(session: Session, keys: Sequence[Key]) -> set[Key]:
-    """The tables that can't be truncated alone, because foreign keys point to them or because they are partitioned."""
+def _referred(session: Session, keys: Sequence[Key]) -> set[Key]:
+    """The tables that foreign keys point to: TRUNCATE is refused for them."""
     return {
         (row.schema, row.name)
         for row in session.rows(
             "SELECT w.schema, w.name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
             " JOIN pg_namespace AS n ON n.nspname = w.schema"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
-            " WHERE c.relkind <> 'r' OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)",
+            " WHERE EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)",
             [[key[0] for key in keys], [key[1] for key in keys]],
         )
     }
@@ -475,17 +477,19 @@ _OVERTAKEN = ("42P07", "42710", "42P16", "42P01", "42704", "3F000")
 
 
 def _empty(session: Session, there: Mapping[Key, definitions.Definition]) -> None:
-    """Empty tables, some at a time because each takes several locks."""
-    referred = _not_frozen(session, [key for key, table in there.items() if table.kind == "r"])
-    for key in referred:
-        session.execute(compose("DELETE FROM ONLY {table}", table=identifier(*key)))
+    """Empty tables, without triggers, some at a time because each takes several locks."""
+    referred = _referred(session, list(there))
+    only = {key: "ONLY " if table.kind == "r" else "" for key, table in there.items()}
+    statements = [compose("DELETE FROM {only}{table}", only=raw(only[key]), table=identifier(*key)) for key in referred]
     names = [
-        compose("ONLY {table}" if table.kind == "r" else "{table}", table=identifier(*key))
-        for key, table in there.items()
-        if key not in referred
+        compose("{only}{table}", only=raw(only[key]), table=identifier(*key)) for key in there if key not in referred
     ]
     for start in range(0, len(names), _AT_ONCE):
-        session.execute(compose("TRUNCATE {names}", names=listed(names[start : start + _AT_ONCE])))
+        statements.append(compose("TRUNCATE {names}", names=listed(names[start : start + _AT_ONCE])))
+    for statement in statements:
+        with session.transaction():
+            session.execute("SET LOCAL session_replication_role = replica")
+            session.execute(statement)
 
 
 def finish(session: Session, name: str, warn: Callable[[str], None]) -> None:
