@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,8 +13,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from tests.support import copies, playbooks
-from tests.support.cluster import Cluster, server_account
+from tests.support import copies, playbooks, rooms
+from tests.support.cluster import Cluster
 from tests.support.copies import MODULE, Process, copy, differences, options, residue, running, until
 from tests.support.pair import Pair, pair_of, wait_for
 
@@ -285,39 +282,11 @@ def test_an_archive_is_whole_or_the_old_one(live: Pair, tmp_path: Path) -> None:
 @pytest.fixture
 def small(servers_of_its_own: tuple[Cluster, Cluster]) -> Iterator[tuple[Pair, Path]]:
     """A target database on a file system of 64 MB."""
-    directory = Path(tempfile.mkdtemp(prefix="pgml-small-"))
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0755", "pgml-small", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        directory.rmdir()
-        pytest.skip("a small file system can't be mounted by this user")
-    target = servers_of_its_own[1]
-    try:
-        inside = directory / "tablespace"
-        inside.mkdir()
-        account = server_account()
-        shutil.chown(directory, account["user"], account["group"])
-        shutil.chown(inside, account["user"], account["group"])
-        target.sql(f"CREATE TABLESPACE small LOCATION '{inside}'")
-        with pair_of(*servers_of_its_own) as pair:
-            target.sql(f'ALTER DATABASE "{pair.target.database}" SET TABLESPACE small')
-            pair.sql_source(TABLES)
-            copy(pair)
-            next_version(pair)
-            try:
-                yield pair, directory
-            finally:
-                (directory / "filler").unlink(missing_ok=True)
-        target.sql("DROP TABLESPACE small")
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
-        directory.rmdir()
-
-
-def fill(directory: Path, leave: int) -> None:
-    """Take all room of a file system but *leave* bytes."""
-    status = os.statvfs(directory)
-    with (directory / "filler").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - leave)
+    with pair_of(*servers_of_its_own) as pair, rooms.small(pair.target) as room:
+        pair.sql_source(TABLES)
+        copy(pair)
+        next_version(pair)
+        yield pair, room
 
 
 def test_target_runs_full_while_rows_are_written(small: tuple[Pair, Path], tmp_path: Path) -> None:
@@ -329,11 +298,11 @@ def test_target_runs_full_while_rows_are_written(small: tuple[Pair, Path], tmp_p
     slow(pair, "row", 0.003)
     with running(pair, tmp_path / "tmp", refresh="always", tables=["a", "b"]) as process:
         until(process, STEPS["rows are written"][1](pair), "rows are written")
-        fill(room, 100_000)
+        rooms.fill(room, 100_000)
         assert_failed(process, "No space left", "disk full", "could not extend")
     assert residue(pair) == []
     assert version(pair) == 1
-    (room / "filler").unlink()
+    rooms.clear(room)
     quick(pair)
     assert copy(pair)["changed"]
     assert differences(pair) == {}

@@ -24,6 +24,7 @@ from psycopg2.sql import SQL, Identifier
 from tests.support import majors
 from tests.support.cluster import Cluster
 from tests.support.pair import Pair, Place, wait_for
+from tests.support.steps import Plan
 
 MODULE = "pgml_dump_restore"
 ZOO = majors.REPOSITORY / "tests" / "integration" / "zoo.sql"
@@ -170,12 +171,15 @@ class Process:
     """The module in a process of its own, as Ansible runs it: with a temporary directory and without a terminal."""
 
     _PROGRAM = (
-        "import json, sys; from tests.support.modules import run_module; name, params = json.load(sys.stdin);"
-        " print(json.dumps(run_module(name, params)))"
+        "import json, sys; from tests.support import modules, steps; name, params, plan = json.load(sys.stdin);"
+        " plan and steps.install(steps.Plan(*plan)); print(json.dumps(modules.run_module(name, params)))"
     )
 
-    def __init__(self, place: Place, directory: Path, **params: Any) -> None:
+    def __init__(
+        self, place: Place, directory: Path, params: dict[str, Any], module: str = MODULE, plan: Plan | None = None
+    ) -> None:
         directory.mkdir(exist_ok=True)
+        self.notes = Path(plan.directory if plan else directory)
         self._directory = directory
         path = os.pathsep.join([str(majors.REPOSITORY / ".ansible" / "collections"), str(majors.REPOSITORY)])
         self._process = subprocess.Popen(
@@ -188,7 +192,7 @@ class Process:
             start_new_session=True,
         )
         assert self._process.stdin
-        self._process.stdin.write(json.dumps([MODULE, {**place.login, **params}]))
+        self._process.stdin.write(json.dumps([module, {**place.login, **params}, plan]))
         self._process.stdin.close()
         self._process.stdin = None
 
@@ -235,15 +239,39 @@ class Process:
                 found.append(int(status.parent.name))
         return found
 
+    def outliving(self) -> list[int]:
+        """The processes that it has started in sessions of their own."""
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                inherited = f"TMPDIR={self._directory}".encode() in environment.read_bytes().split(b"\0")
+                status = (environment.parent / "stat").read_text(encoding="utf-8", errors="replace")
+            except OSError:  # gone meanwhile
+                continue
+            fields = status.rpartition(")")[2].split()
+            if (
+                inherited
+                and fields[0] not in "ZX"
+                and int(fields[3]) == int(environment.parent.name) != self._process.pid
+            ):
+                found.append(int(environment.parent.name))
+        return found
+
 
 @contextmanager
 def running(pair: Pair, directory: Path, **params: Any) -> Iterator[Process]:
     """A copy in a process of its own, which is gone with all that it has started when the block ends."""
-    process = Process(pair.target, directory, **options(pair, **params))
+    with ending(Process(pair.target, directory, options(pair, **params))) as process:
+        yield process
+
+
+@contextmanager
+def ending(process: Process) -> Iterator[Process]:
+    """End a process, and those that it has started, with the block."""
     try:
         yield process
     finally:
-        for pid in {process.pid, *process.processes()}:
+        for pid in {process.pid, *process.processes(), *process.outliving()}:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
