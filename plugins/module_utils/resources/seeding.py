@@ -71,6 +71,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.wo
 _AT_ONCE = 100
 """Tables that are emptied in one transaction."""
 _PATIENCE_SECONDS = 30
+_TRIGGER_ON_TRUNCATE = 32
+"""The bit of pg_trigger.tgtype"""
 _VIOLATED = "23503"
 """foreign_key_violation"""
 _MOST_HELD = 1000
@@ -370,15 +372,18 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
 
 
 def _not_frozen(session: Session, keys: Sequence[Key]) -> set[Key]:
-    """The tables that can't be truncated alone, because foreign keys point to them or because they are partitioned."""
+    """The tables that can't be truncated alone, because foreign keys point to them, because they are partitioned, or because
+    triggers would fire."""
     return {
         (row.schema, row.name)
         for row in session.rows(
             "SELECT w.schema, w.name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
             " JOIN pg_namespace AS n ON n.nspname = w.schema"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
-            " WHERE c.relkind <> 'r' OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)",
-            [[key[0] for key in keys], [key[1] for key in keys]],
+            " WHERE c.relkind <> 'r' OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)"
+            "  OR EXISTS (SELECT FROM pg_trigger AS t"
+            "   WHERE t.tgrelid = c.oid AND t.tgtype & %s <> 0 AND t.tgenabled IN ('A', 'R'))",
+            [[key[0] for key in keys], [key[1] for key in keys], _TRIGGER_ON_TRUNCATE],
         )
     }
 
