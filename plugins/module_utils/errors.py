@@ -21,6 +21,10 @@ class Refused(DistributedError):
     """What was asked for can't or mustn't be done."""
 
 
+class Changed(Refused):
+    """What is read changed at the moment when that began; the next try may meet a quieter one."""
+
+
 class Unreachable(DistributedError):
     """No session could be opened, or it was lost; *option* is C(login) or C(source)."""
 

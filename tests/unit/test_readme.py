@@ -153,7 +153,7 @@ SENTENCES = [
     "were lost, so that what is not copied yet can't be read any more.",
     "What was begun is still there, because:",
     "The next run removes it, or state=absent.",
-    "changed on the source while the copy began, by TRUNCATE or a rewrite: nothing was copied. Run it again.",
+    "changed on the source while the copy began, by TRUNCATE or a rewrite: nothing was copied.",
     "was left NOT VALID, because the rows that are replicated violate it",
     "has its rows, and is",
     "It goes on.",

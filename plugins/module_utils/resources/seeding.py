@@ -12,6 +12,7 @@ import time
 from typing import Any, Callable, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    Changed,
     Refused,
     ServerRefused,
     TimedOut,
@@ -118,6 +119,11 @@ def _reason(session: Session, source: Session, offer: Mapping[Key, insight.Offer
     return None
 
 
+def _parts(beds: Sequence[Bed]) -> list[tuple[int, str, str]]:
+    """The source's tables, as Snapshot.hold() takes them."""
+    return [(item.table.oid, item.table.schema, item.table.name) for bed in beds for item in bed.parts]
+
+
 _CLOSED = (
     "SELECT format('user \"%%s\" may read only some columns of %%s', current_user, c.oid::regclass) AS reason"
     " FROM pg_class AS c WHERE c.oid = ANY(%s) AND NOT (has_table_privilege(c.oid, 'SELECT')"
@@ -171,10 +177,11 @@ class Seeding:
         )
         session.apply([*seeds.preparation(session), registration, *subscription.plan_placeholder(future)])
         failover = future.options.get("failover") == "true"
+        beds = _beds(self._source, session, offer)
         with slot.exporting(self._source, self._slot, failover) as (begins_at, name):
             self.slot_is_ours = True
             seeds.begin(session, self._name, begins_at)
-            self._keep([name])
+            self._keep([name]).hold(_parts(beds))  # soon, because until then a table may be truncated or rewritten
         self._lie_down(digest(offer))
         self._plan()
 
@@ -197,11 +204,12 @@ class Seeding:
         self.slot_is_ours = True
         return True
 
-    def _keep(self, names: Sequence[str], others: Sequence[int] = ()) -> None:
+    def _keep(self, names: Sequence[str], others: Sequence[int] = ()) -> Keepers:
         """Keep the snapshot of *names*, which *others* keep, too."""
         self._keepers = Keepers(self._source.endpoint, self._slot, names)
         seeds.keep(self._session, self._name, self._keepers.names, [*self._keepers.backends, *others])
         self._keepers.stay()
+        return self._keepers
 
     def _lie_down(self, expected: Mapping[str, Any]) -> None:
         """Read what is published under the snapshot, which is to be what was *expected*, and lock it."""
@@ -213,7 +221,7 @@ class Seeding:
             refuse_changes(self._name, expected, digest(offer))
             insight.check_offer(moment, self._session, offer, self._name)
             beds = _beds(moment, self._session, offer)
-        self._keepers.hold([(i.table.oid, i.table.schema, i.table.name) for bed in beds for i in bed.parts])
+        self._keepers.hold(_parts(beds))
         self._beds = {bed.key: bed for bed in beds}
 
     def _offer(self, source: Session) -> dict[Key, insight.Offer]:
@@ -398,7 +406,7 @@ def refuse_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any])
     """Refuse publications that don't offer what they did *before*."""
     changed = [label for label in {**before, **now} if before.get(label) != now.get(label)]
     if changed:
-        raise Refused(
+        raise Changed(
             "The publications of subscription {0} were altered while the rows were copied: {1} {2} published otherwise now. Put "
             "that back and run it again, or begin anew after state=absent.".format(
                 quoted(name), enumerate_names(changed), "is" if len(changed) == 1 else "are"

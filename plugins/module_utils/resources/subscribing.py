@@ -8,6 +8,7 @@ import time
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    Changed,
     DistributedError,
     Refused,
     ServerRefused,
@@ -34,6 +35,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.se
 
 SNAPSHOT, NATIVE, NONE = "snapshot", "native", "none"
 """Choices of initial_copy"""
+ATTEMPTS = 5
+"""How often a first copy is begun, when tables change at the moment when that happens."""
+
 _UNSEEN_VERSION = 990000
 """Taken for the version of a server that check mode can't ask, because its database is yet to be created."""
 
@@ -238,6 +242,41 @@ def _seed(
 ) -> None:
     """Make the first copy under the slot's snapshot, and the subscription after it."""
     began = time.monotonic()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            run = _filled(task, session, source, future, taken_up, offer)
+            break
+        except Changed as error:
+            if attempt == ATTEMPTS:
+                raise
+            task.warn("{0} It was begun anew.".format(error))
+            offer = insight.offered(source, sorted(future.publications or ()), session.version)
+            insight.check_offer(source, session, offer, future.name)
+    try:
+        run.check_offer()
+        session.apply(subscription.plan_new(future, False, [seeds.entry(future.name, seeds.SUBSCRIBED)]))
+    except DistributedError as error:
+        raise type(error)(
+            "{0} All rows are there, and a rerun goes on from here. Until then the source keeps its WAL for it; state=absent "
+            "removes it.".format(error),
+            **error.details,
+        ) from None
+    task.result["initial_copy"].update(
+        tables=[{"name": quoted(*key), "rows": rows} for key, rows in sorted(run.tally.rows.items())],
+        rows=sum(run.tally.rows.values()),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _filled(
+    task: Task,
+    session: Session,
+    source: Session,
+    future: Subscription,
+    taken_up: Seeding | None,
+    offer: Mapping[Any, insight.Offer],
+) -> Seeding:
+    """The first copy, with all that is built on it; an error undoes it, unless the next run can go on."""
     run = taken_up or Seeding(task, session, source, future)
     try:
         if not taken_up:
@@ -255,7 +294,7 @@ def _seed(
         try:
             _undo(session, future, run.slot_is_ours)
         except DistributedError as second:
-            raise type(error)(
+            raise Refused(
                 "{0} What was begun is still there, because: {1} The next run removes it, or state=absent.".format(
                     error, second
                 ),
@@ -265,20 +304,7 @@ def _seed(
     except BaseException:
         run.leave(forever=False)
         raise
-    try:
-        run.check_offer()
-        session.apply(subscription.plan_new(future, False, [seeds.entry(future.name, seeds.SUBSCRIBED)]))
-    except DistributedError as error:
-        raise type(error)(
-            "{0} All rows are there, and a rerun goes on from here. Until then the source keeps its WAL for it; state=absent "
-            "removes it.".format(error),
-            **error.details,
-        ) from None
-    task.result["initial_copy"].update(
-        tables=[{"name": quoted(*key), "rows": rows} for key, rows in sorted(run.tally.rows.items())],
-        rows=sum(run.tally.rows.values()),
-        seconds=round(time.monotonic() - began, 3),
-    )
+    return run
 
 
 def _undo(session: Session, future: Subscription, slot_is_ours: bool) -> None:

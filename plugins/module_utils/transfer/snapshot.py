@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Changed, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -58,9 +58,10 @@ class Snapshot:
         except ServerRefused as error:
             if error.details.get("sqlstate") != _UNDEFINED:
                 raise
-            raise Refused(
-                "A table was dropped or renamed on the source while the copy began: nothing was copied. Run it again. "
-                "{0}".format(error)
+            raise Changed(
+                "A table was dropped or renamed on the source while the copy began: nothing was copied. {0}".format(
+                    error
+                )
             ) from None
         oids = [oid for oid, _schema, _name in tables]
         current = {
@@ -73,9 +74,10 @@ class Snapshot:
         }
         rewritten = [quoted(schema, name) for oid, schema, name in tables if oid not in current]
         if rewritten:
-            raise Refused(
-                "{0} changed on the source while the copy began, by TRUNCATE or a rewrite: nothing was copied. "
-                "Run it again.".format(enumerate_names(rewritten))
+            raise Changed(
+                "{0} changed on the source while the copy began, by TRUNCATE or a rewrite: nothing was copied.".format(
+                    enumerate_names(rewritten)
+                )
             )
 
     def release(self) -> None:
