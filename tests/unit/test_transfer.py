@@ -65,6 +65,14 @@ def test_rows_come_first_and_locks_are_not_waited_for() -> None:
     assert queue.next([]).key == "constraint"  # type: ignore[union-attr]
 
 
+def test_what_is_last_waits_for_all_the_rest() -> None:
+    moving, ending = job("rows", move=Move("t", "", "")), job("end")._replace(last=True)
+    queue = workers._Queue([ending, moving, job("index")])
+    assert [queue.next([]), queue.next([moving]), queue.next([moving])] == [moving, job("index"), None]
+    assert queue.next([job("index")]) is None
+    assert queue.next([]) == ending
+
+
 def run(plan: Blueprint, cargo: list[Cargo]) -> list[str]:
     """What a schedule does, in order, one job at a time."""
     order = Schedule(plan, [("s", item.key[1]) for item in cargo], Tally(), mock.Mock())
@@ -95,6 +103,9 @@ def test_a_table_gets_keys_then_indexes_then_statistics() -> None:
 
 def test_a_table_that_came_in_pieces_is_frozen_afterwards() -> None:
     assert run(plan(), [cargo("a"), cargo("a")]) == ["rows a", "rows a", "vacuum a"]
+    made = plan(indexes=[(("s", "b"), "i")])
+    said = run(made, [cargo("a"), cargo("a"), cargo("b")])
+    assert said == ["rows a", "rows a", "rows b", "index b", "analyze b", "vacuum a"]
 
 
 def test_a_foreign_key_waits_for_both_tables() -> None:

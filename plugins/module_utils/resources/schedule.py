@@ -51,8 +51,8 @@ class Tally:
 class Schedule:
     """What is to be done when: a table's constraints after its rows, then its indexes, then its statistics.
 
-    *chunks* has a table's key for each chunk that will come. A table of more than one is frozen afterwards, and so are the
-    tables *thawed*.
+    *chunks* has a table's key for each chunk that will come. A table of more than one is frozen in the end, and so are the
+    tables *thawed*: VACUUM freezes nothing that was written while a transaction began which still runs.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class Schedule:
         if self._steps_left[key]:
             return []
         if key in self._pieced:  # a whole table was frozen as it came
-            return [_job("vacuum", key, analyze(key, "VACUUM (FREEZE, ANALYZE)"), exclusive=[key])]
+            job = _job("vacuum", key, analyze(key, "VACUUM (FREEZE, ANALYZE)"), exclusive=[key])
+            return [job._replace(last=True)]
         if key in self._partitions:  # the partitioned table's ANALYZE does them all
             return []
         return [_job("analyze", key, analyze(key), exclusive=[key])]

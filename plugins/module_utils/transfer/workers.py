@@ -67,6 +67,8 @@ class Job(NamedTuple):
     """what others with it in their *shared* may use meanwhile"""
     exclusive: frozenset[Any] = frozenset()
     """what nobody else may use meanwhile"""
+    last: bool = False
+    """whether it waits until only such jobs are left"""
 
 
 class Lane:
@@ -261,10 +263,12 @@ class _Queue:
     def next(self, running: Iterable[Job]) -> Job | None:
         if self.moves:
             return self.moves.popleft()
+        running = list(running)
         exclusive = frozenset().union(*[job.exclusive for job in running])
         used = exclusive.union(*[job.shared for job in running])
+        ending = all(job.last for job in [*running, *self._others])
         for number, job in enumerate(self._others):
-            if not (job.exclusive & used or job.shared & exclusive):
+            if job.last <= ending and not (job.exclusive & used or job.shared & exclusive):
                 return self._others.pop(number)
         return None
 
