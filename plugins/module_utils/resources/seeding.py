@@ -72,6 +72,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.wo
 _AT_ONCE = 100
 """Tables that are emptied in one transaction."""
 _PATIENCE_SECONDS = 30
+_TRIGGER_ON_TRUNCATE = 32
+"""The bit of pg_trigger.tgtype"""
 _VIOLATED = "23503"
 """foreign_key_violation"""
 _MOST_HELD = 1000
@@ -238,7 +240,7 @@ class Seeding:
             for drop in aside.drops:
                 session.execute(drop)
             kinds = {key: table.kind for key, table in definitions.read(session, self._beds).items()}
-            shared = _referred(session, list(self._beds)) | {key for key, kind in kinds.items() if kind != "r"}
+            shared = _not_truncated(session, list(self._beds)) | {key for key, kind in kinds.items() if kind != "r"}
             counts: dict[Key, int] = {}
             for chunk in planned:
                 key = extents[chunk.oid][0].key
@@ -371,16 +373,18 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
     return {key: top for key, top in above if top in filled and key not in filled}
 
 
-def _referred(session: Session, keys: Sequence[Key]) -> set[Key]:
-    """The tables that foreign keys point to: TRUNCATE is refused for them."""
+def _not_truncated(session: Session, keys: Sequence[Key]) -> set[Key]:
+    """The tables that TRUNCATE is refused for, because foreign keys point to them, or that have triggers that it would fire."""
     return {
         (row.schema, row.name)
         for row in session.rows(
             "SELECT w.schema, w.name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
             " JOIN pg_namespace AS n ON n.nspname = w.schema"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
-            " WHERE EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)",
-            [[key[0] for key in keys], [key[1] for key in keys]],
+            " WHERE EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)"
+            "  OR EXISTS (SELECT FROM pg_trigger AS t"
+            "   WHERE t.tgrelid = c.oid AND t.tgtype & %s <> 0 AND t.tgenabled IN ('A', 'R'))",
+            [[key[0] for key in keys], [key[1] for key in keys], _TRIGGER_ON_TRUNCATE],
         )
     }
 
@@ -478,7 +482,7 @@ _OVERTAKEN = ("42P07", "42710", "42P16", "42P01", "42704", "3F000")
 
 def _empty(session: Session, there: Mapping[Key, definitions.Definition]) -> None:
     """Empty tables, without triggers, some at a time because each takes several locks."""
-    referred = _referred(session, list(there))
+    referred = _not_truncated(session, list(there))
     only = {key: "ONLY " if table.kind == "r" else "" for key, table in there.items()}
     statements = [compose("DELETE FROM {only}{table}", only=raw(only[key]), table=identifier(*key)) for key in referred]
     names = [
