@@ -32,7 +32,8 @@ def seed(pair: Pair, **params: Any) -> dict[str, Any]:
     with unchanged_definitions(pair):
         result = pair.subscribe(**params)
     assert result["initial_copy"]["method"] == "snapshot", result["initial_copy"]
-    assert residue(pair) == []
+    left = residue(pair)
+    assert left == []
     assert pair.name in pair.slots() and not any("_sync_" in name for name in pair.slots())
     return result
 
@@ -45,26 +46,41 @@ def not_seeded(pair: Pair, **params: Any) -> str:
         result = pair.target.run("pgml_subscription", **pair.subscription(**params))
     assert result.get("failed"), result
     assert pair.source.fingerprint() == before
-    assert residue(pair) == []
-    assert (
-        pair.sql_target(
-            "SELECT * FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid"
-            " WHERE d.datname = current_database()"
-        )
-        == []
-    )
+    left = residue(pair)
+    assert left == []
+    ours = "SELECT oid FROM pg_database WHERE datname = current_database()"
+    assert pair.sql_target(f"SELECT subname FROM pg_subscription WHERE subdbid = ({ours})") == []
     message: str = result["msg"]
     return message
 
 
 @contextlib.contextmanager
 def unchanged_definitions(pair: Pair) -> Iterator[None]:
-    """Compare what pg_dump says of the target before and after."""
-    before = copies.definitions(pair.target, "--no-subscriptions")
+    """Compare what pg_dump and the catalogs say of the target before and after."""
+    before = definitions(pair.target)
     assert len(before) > 10, "nothing is compared"
     yield
-    changed = copies.changed_lines(before, copies.definitions(pair.target, "--no-subscriptions"))
+    changed = copies.changed_lines(before, definitions(pair.target))
     assert not changed, changed
+
+
+def definitions(place: Place) -> list[str]:
+    """What pg_dump says of a database, and what it doesn't say of indexes, constraints and their triggers."""
+    return copies.definitions(place, "--no-subscriptions") + rows(place, _CATALOGS)
+
+
+_CATALOGS = """
+    SELECT 'index', concat_ws(' / ', indexrelid::regclass, pg_get_indexdef(indexrelid), i.indisvalid, i.indisclustered,
+        i.indisreplident, i.indimmediate, x.reltablespace, obj_description(indexrelid, 'pg_class'), pg_get_userbyid(x.relowner),
+        (SELECT string_agg(attstattarget::text, ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = indexrelid),
+        (SELECT string_agg(inhparent::regclass::text, ',') FROM pg_inherits WHERE inhrelid = indexrelid)) AS what
+    FROM pg_index AS i JOIN pg_class AS x ON x.oid = indexrelid JOIN pg_class AS c ON c.oid = indrelid
+    WHERE c.relkind IN ('r', 'p') AND indexrelid >= 16384
+    UNION ALL SELECT 'constraint', concat_ws(' / ', conrelid::regclass, conname, pg_get_constraintdef(k.oid), convalidated,
+        conislocal, coninhcount, obj_description(k.oid, 'pg_constraint'))
+    FROM pg_constraint AS k WHERE conrelid >= 16384 AND NOT (contype = 'f' AND conparentid <> 0)
+    UNION ALL SELECT 'trigger', concat_ws(' / ', tgrelid::regclass, tgfoid::regproc, tgtype, tgenabled) FROM pg_trigger
+"""
 
 
 def residue(pair: Pair, seconds: float = 10) -> list[str]:
@@ -77,13 +93,13 @@ def residue(pair: Pair, seconds: float = 10) -> list[str]:
 
 
 def _sessions(pair: Pair) -> list[str]:
-    """Clients of the two databases but those of the test, and of the subscription that streams."""
+    """The clients of the two databases that have a name, which those of the test don't."""
     return [
         f"{place.database}: {row}"
         for place in (pair.source, pair.target)
         for (row,) in place.sql(
             "SELECT format('%s %s %s', application_name, state, left(query, 200)) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            " WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> ''"
         )
     ]
 
