@@ -289,6 +289,17 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
         pause = min(1.0, pause * 1.3)
 
 
+def mark(source: Session) -> str:
+    """An LSN after all that was committed on the source so far, and before what will be.
+
+    A logical decoding message of its own transaction makes it, which no table holds and pgoutput leaves out, see
+    https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION. Its commit also flushes the commits
+    that did not wait for that, without which they would not be sent. *source* has synchronous_commit = local.
+    """
+    lsn: str = source.value("SELECT pg_logical_emit_message(true, 'postgresml.distributed', ''::text)::text")
+    return lsn
+
+
 def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: str, slot: str, seconds: float) -> None:
     """Return when a worker serves the subscription, and has kept all that the source had written when this was called.
 
@@ -303,8 +314,8 @@ def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: s
     while True:
         there: Any = None
         try:
-            with Session(endpoint) as source:
-                lsn = lsn or source.value("SELECT pg_current_wal_flush_lsn()::text")
+            with Session(endpoint, synchronous_commit="local") as source:
+                lsn = lsn or mark(source)
                 there = source.row(
                     "SELECT active, greatest(%s::pg_lsn - confirmed_flush_lsn, 0)::int8 AS behind FROM pg_replication_slots"
                     " WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'",
