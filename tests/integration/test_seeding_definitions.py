@@ -231,7 +231,9 @@ def test_tables_come_in_chunks(shop: Pair, monkeypatch: pytest.MonkeyPatch, jobs
     shop.sql_target("CREATE INDEX users_name ON users (name)")
     shop.publish({"name": "users", "where": "id % 2 = 0"}, "orders")
     seen = len(shop.source.cluster.log())
-    seed(shop, jobs=jobs)
+    with Stopwatch() as watch:
+        result = seed(shop, jobs=jobs)
+    assert watch.seconds - result["initial_copy"]["seconds"] < 8, "what had been written before was not flushed"
     pieces = shop.source.cluster.log()[seen:].count("ctid >=")
     assert pieces == 0 if jobs == 1 else pieces >= 3
     assert_equal(shop, "SELECT * FROM users WHERE id % 2 = 0", "SELECT * FROM users")

@@ -14,7 +14,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Refused,
     TimedOut,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import moments
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import moments, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.moments import Moment, Servers
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.subjects import Subject
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -88,7 +88,7 @@ class Fence:
     def _wait_for_small_lag(self, subjects: Sequence[Subject]) -> None:
         while True:
             began = time.monotonic()
-            moments.catch_up(self._servers, moments.feeds_of(subjects), moments.mark(self._servers.source))
+            moments.catch_up(self._servers, moments.feeds_of(subjects), subscribed.mark(self._servers.source))
             if time.monotonic() - began < _SMALL_LAG_SECONDS:
                 return
 
@@ -100,7 +100,7 @@ class Fence:
             locker.execute("BEGIN")
             locker.execute(_lock(subjects))
             began = time.monotonic()
-            lsn = moments.mark(servers.source)
+            lsn = subscribed.mark(servers.source)
             servers.source_view.take()
             if not moments.passed(servers.target, moments.feeds_of(subjects), lsn, began + LONGEST_HOLD_SECONDS):
                 self._let_go()

@@ -8,7 +8,7 @@ import time
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, TimedOut
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import hashing
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import hashing, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.subjects import Feed, Subject
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -92,7 +92,7 @@ def followed(servers: Servers, subjects: Sequence[Subject]) -> Iterator[Moment]:
     """The source as it is now, and the target when it has applied all of that, and perhaps more."""
     try:
         servers.source_view.take()
-        lsn = mark(servers.source)
+        lsn = subscribed.mark(servers.source)
         catch_up(servers, feeds_of(subjects), lsn)
         servers.target_view.take()
         yield servers.seen(subjects, lsn)
@@ -103,17 +103,6 @@ def followed(servers: Servers, subjects: Sequence[Subject]) -> Iterator[Moment]:
 def feeds_of(subjects: Sequence[Subject]) -> list[Feed]:
     """The subscriptions that bring the changes of *subjects*."""
     return list({each.feed.oid: each.feed for each in subjects if each.feed}.values())
-
-
-def mark(source: Session) -> str:
-    """An LSN after all that was committed on the source so far, and before what will be.
-
-    A logical decoding message of its own transaction makes it, which no table holds and pgoutput leaves out, see
-    https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION. Its commit also flushes the commits
-    that did not wait for that, without which they would not be sent. *source* has synchronous_commit = local.
-    """
-    lsn: str = source.value("SELECT pg_logical_emit_message(true, 'postgresml.distributed', ''::text)::text")
-    return lsn
 
 
 def catch_up(servers: Servers, feeds: Sequence[Feed], lsn: str) -> None:

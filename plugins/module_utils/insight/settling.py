@@ -12,7 +12,7 @@ import time
 from typing import Any, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import TimedOut
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import hashing, moments
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import hashing, moments, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.comparison import (
     NOTHING,
     ROWS_AT_ONCE,
@@ -171,7 +171,7 @@ def _read_again(run: Comparison, cases: Sequence[Case]) -> None:
 def _round(run: Comparison, cases: Sequence[Case]) -> None:
     servers = run.servers
     before = [_look(run, servers.source_view, case, case.verdict.subject.source) for case in cases]
-    lsn = moments.mark(servers.source)
+    lsn = subscribed.mark(servers.source)
     moments.catch_up(servers, moments.feeds_of([case.verdict.subject for case in cases]), lsn)
     there = [_look(run, servers.target_view, case, case.verdict.subject.target) for case in cases]
     after = [_look(run, servers.source_view, case, case.verdict.subject.source) for case in cases]

@@ -9,7 +9,6 @@ from typing import Any, Collection, Mapping, NamedTuple, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
     Refused,
-    ServerRefused,
     TimedOut,
     Unreachable,
 )
@@ -290,6 +289,17 @@ def wait_until_ready(session: Session, endpoint: Endpoint, oid: int, name: str, 
         pause = min(1.0, pause * 1.3)
 
 
+def mark(source: Session) -> str:
+    """An LSN after all that was committed on the source so far, and before what will be.
+
+    A logical decoding message of its own transaction makes it, which no table holds and pgoutput leaves out, see
+    https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION. Its commit also flushes the commits
+    that did not wait for that, without which they would not be sent. *source* has synchronous_commit = local.
+    """
+    lsn: str = source.value("SELECT pg_logical_emit_message(true, 'postgresml.distributed', ''::text)::text")
+    return lsn
+
+
 def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: str, slot: str, seconds: float) -> None:
     """Return when a worker serves the subscription, and has kept all that the source had written when this was called.
 
@@ -304,8 +314,8 @@ def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: s
     while True:
         there: Any = None
         try:
-            with Session(endpoint) as source:
-                lsn = lsn or _end_of_wal(source)
+            with Session(endpoint, synchronous_commit="local") as source:
+                lsn = lsn or mark(source)
                 there = source.row(
                     "SELECT active, greatest(%s::pg_lsn - confirmed_flush_lsn, 0)::int8 AS behind FROM pg_replication_slots"
                     " WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost'",
@@ -339,18 +349,6 @@ def _deserted(name: str, **details: Any) -> Refused:
     return Refused(
         "No worker has served subscription {0} for a while; the replica's log says why.".format(quoted(name)), **details
     )
-
-
-def _end_of_wal(source: Session) -> str:
-    """A position that a slot of *source* comes to soon, after all that was committed before.
-
-    The end of what is flushed may lie within a record, when it is a page's end: then an idle server doesn't get over it for
-    many seconds. So a message is committed, which subscriptions ignore.
-    """
-    try:
-        return str(source.value("SELECT pg_logical_emit_message(true, 'postgresml.distributed', '')::text"))
-    except ServerRefused:  # whoever may call it was changed
-        return str(source.value("SELECT pg_current_wal_flush_lsn()::text"))
 
 
 class _Watch:

@@ -490,12 +490,10 @@ _OVERTAKEN = ("42P07", "42710", "42P16", "42P01", "42704", "3F000")
 
 def _empty(session: Session, there: Mapping[Key, definitions.Definition]) -> None:
     """Empty tables, without triggers, some at a time because each takes several locks."""
-    referred = _not_truncated(session, list(there))
+    kept = _not_truncated(session, list(there))
     only = {key: "ONLY " if table.kind == "r" else "" for key, table in there.items()}
-    statements = [compose("DELETE FROM {only}{table}", only=raw(only[key]), table=identifier(*key)) for key in referred]
-    names = [
-        compose("{only}{table}", only=raw(only[key]), table=identifier(*key)) for key in there if key not in referred
-    ]
+    statements = [compose("DELETE FROM {only}{table}", only=raw(only[key]), table=identifier(*key)) for key in kept]
+    names = [compose("{only}{table}", only=raw(only[key]), table=identifier(*key)) for key in there if key not in kept]
     for start in range(0, len(names), _AT_ONCE):
         statements.append(compose("TRUNCATE {names}", names=listed(names[start : start + _AT_ONCE])))
     for statement in statements:
