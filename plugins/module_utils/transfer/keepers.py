@@ -196,7 +196,7 @@ def _serve(moment: Snapshot, connection: Any) -> bool:
         if what == _STAY:
             stays = True
         else:
-            moment.hold(what)
+            moment.hold(what, followed=True)
         connection.send((None, None))
 
 

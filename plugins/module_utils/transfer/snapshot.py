@@ -45,11 +45,12 @@ class Snapshot:
             session.execute(_BEGIN)
         self.name: str = session.value("SELECT pg_export_snapshot()")
 
-    def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
+    def hold(self, tables: Sequence[tuple[int, str, str]], followed: bool = False) -> None:
         """Lock *tables* (oid, schema, name), and see that the snapshot still shows what they hold.
 
         A table that was rewritten or truncated after the snapshot looks empty in it, see
-        https://www.postgresql.org/docs/current/mvcc-caveats.html.
+        https://www.postgresql.org/docs/current/mvcc-caveats.html. With *followed*, changes since the snapshot come, too, and
+        TRUNCATE among them. A rewrite doesn't, but it leaves new versions of the columns' catalog rows.
         """
         if not tables:
             return
@@ -72,6 +73,8 @@ class Snapshot:
                 [oids],
             )
         }
+        if followed and len(current) < len(tables):
+            current |= self._as_defined([oid for oid in oids if oid not in current])
         rewritten = [quoted(schema, name) for oid, schema, name in tables if oid not in current]
         if rewritten:
             raise Changed(
@@ -79,6 +82,16 @@ class Snapshot:
                     enumerate_names(rewritten)
                 )
             )
+
+    def _as_defined(self, oids: Sequence[int]) -> set[int]:
+        """Which tables have the columns now that the snapshot shows, untouched."""
+        query = (
+            "SELECT c.oid, c.relam, array_agg(a.attnum || ':' || a.xmin ORDER BY a.attnum)::text AS columns"
+            " FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.oid = ANY(%s) GROUP BY 1, 2"
+        )
+        with Session(self.session.endpoint) as present:
+            now = {tuple(row) for row in present.rows(query, [list(oids)])}
+        return {row.oid for row in self.session.rows(query, [list(oids)]) if tuple(row) in now}
 
     def release(self) -> None:
         """End the transaction: the source may clean up rows again."""
