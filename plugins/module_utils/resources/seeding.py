@@ -8,6 +8,7 @@ subscription goes on from the slot without a copy of its own. After each step th
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, Callable, Collection, Mapping, NamedTuple, Sequence
 
@@ -182,7 +183,11 @@ class Seeding:
             self.slot_is_ours = True
             seeds.begin(session, self._name, begins_at)
             self._keep([name]).hold(_parts(beds))  # soon, because until then a table may be truncated or rewritten
-        self._lie_down(digest(offer))
+        self._beds = {bed.key: bed for bed in beds}
+        with contextlib.suppress(
+            ServerRefused
+        ):  # whoever waits for a table stands before this; it is done again in the end
+            self.check_offer(lock_timeout="200 ms")
         self._plan()
 
     def go_on(self, seed: Seed) -> bool:
@@ -227,11 +232,11 @@ class Seeding:
     def _offer(self, source: Session) -> dict[Key, insight.Offer]:
         return insight.offered(source, sorted(self._future.publications or ()), self._session.version)
 
-    def check_offer(self) -> None:
+    def check_offer(self, **settings: str) -> None:
         """Refuse to subscribe to something else than was copied: PostgreSQL would take it for copied."""
         seed = seeds.read(self._session, self._name)
         if seed:
-            with Session(self._source.endpoint) as source:
+            with Session(self._source.endpoint, **settings) as source:
                 refuse_changes(self._name, seed.offer, digest(self._offer(source)))
 
     def _plan(self) -> None:
@@ -295,6 +300,8 @@ class Seeding:
         source = Source(self._source.endpoint, names, encoding, self._held({chunk.source_oid for chunk in left}))
         whole = sorted({chunk.key for chunk in planned} - {chunk.key for chunk in left})
         with Workers(self._jobs, source, Target(session.endpoint, settings, 0)) as crew:
+            if self._keepers and source.held:
+                crew.hold(self._keepers.hold_again)
             jobs = [self._job(chunk) for chunk in left] + schedule.without_rows(whole)
             crew.run(jobs, schedule.done, self._rows_are_there, watch=self._watch)
         progress.phase("attach")

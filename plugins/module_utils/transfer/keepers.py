@@ -14,16 +14,28 @@ import os
 import time
 from typing import Any, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import DistributedError, Unreachable
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    ServerRefused,
+    Unreachable,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.processes import FORK, isolate
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot, reading_session
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import (
+    UNLOCK,
+    UNLOCKED,
+    Snapshot,
+    reading_session,
+)
 
 COUNT = 2
 APPLICATION_NAME = "postgresml.distributed: keeps a snapshot"
 GRACE_SECONDS = 600
 """How long keepers wait for the next run when theirs has died. Their snapshot keeps the source from removing dead rows."""
-_STAY = "stay"
+_STAY, _LET_GO = "stay", "let go"
+_PAUSE_SECONDS = 0.1
+_HOLD_SECONDS = 60
+_HOLD = "SET LOCAL lock_timeout = '200 ms'"
 _PROBE_SECONDS = 5
 _ANSWER_SECONDS = 60
 
@@ -62,10 +74,41 @@ class Keepers:
         return [keeper.backend for keeper in self._keepers]
 
     def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
-        """Have each keeper do Snapshot.hold()."""
+        """Have each keeper do Snapshot.hold(), all at a time because somebody who waits for a stronger lock stands between those
+        who have theirs and those who haven't. Then all let go and try again."""
         self._tables = list(tables)
+        deadline = time.monotonic() + _HOLD_SECONDS
+        while True:
+            failures = self._ask_all(self._tables)
+            if not failures:
+                return
+            worst = next((each for each in failures if each.details.get("sqlstate") != "55P03"), None)
+            if worst or time.monotonic() > deadline:
+                raise worst or failures[0]
+            self._let_go()
+
+    def _ask_all(self, what: Any) -> list[DistributedError]:
+        """Ask all at the same time; returns what they refused."""
         for keeper in self._keepers:
-            _ask(keeper, self._endpoint, self._tables)
+            _send(keeper, what)
+        failures = []
+        for keeper in self._keepers:
+            try:
+                _answer(keeper.connection, self._endpoint)
+            except DistributedError as error:
+                failures.append(error)
+        return failures
+
+    def _let_go(self) -> None:
+        """Let those pass who wait for a table."""
+        for failure in self._ask_all(_LET_GO):
+            raise failure
+        time.sleep(_PAUSE_SECONDS)
+
+    def hold_again(self) -> None:
+        """Let those pass who wait for a table, and then do as in hold()."""
+        self._let_go()
+        self.hold(self._tables)
 
     def stay(self) -> None:
         """Have them outlive this run, which has noted whose sessions they are. Those that nobody knows of end with it."""
@@ -136,9 +179,13 @@ def _start(endpoint: Endpoint, slot: str, names: Sequence[str]) -> Keeper:
     return Keeper(ours, name, backend)
 
 
-def _ask(keeper: Keeper, endpoint: Endpoint, what: Any) -> None:
+def _send(keeper: Keeper, what: Any) -> None:
     with contextlib.suppress(OSError):  # of one that has ended, as its answer tells
         keeper.connection.send(what)
+
+
+def _ask(keeper: Keeper, endpoint: Endpoint, what: Any) -> None:
+    _send(keeper, what)
     _answer(keeper.connection, endpoint)
 
 
@@ -170,6 +217,7 @@ def _live(endpoint: Endpoint, slot: str, names: Sequence[str], connection: Any) 
     try:
         with reading_session(endpoint, application_name=APPLICATION_NAME) as session:
             moment = Snapshot(session, names)
+            session.execute(UNLOCKED)
             begin = session.value(_BEGIN_OF_SLOT, [slot])
             connection.send((None, (moment.name, session.value("SELECT pg_backend_pid()"))))
             if _serve(moment, connection):
@@ -193,11 +241,19 @@ def _serve(moment: Snapshot, connection: Any) -> bool:
             return stays
         if what is None:
             return False
+        answer: tuple[Any, Any] = (None, None)
         if what == _STAY:
             stays = True
+        elif what == _LET_GO:
+            moment.session.execute(UNLOCK)
         else:
-            moment.hold(what, followed=True)
-        connection.send((None, None))
+            try:
+                moment.session.execute(_HOLD)
+                moment.hold(what, followed=True)
+            except ServerRefused as error:
+                moment.session.execute(UNLOCK)
+                answer = (type(error), (str(error), error.details))
+        connection.send(answer)
 
 
 _BEGIN_OF_SLOT = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"

@@ -20,6 +20,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 
 _UNDEFINED = "42P01"
 """undefined_table"""
+UNLOCKED, UNLOCK = "SAVEPOINT unlocked", "ROLLBACK TO SAVEPOINT unlocked"
+"""A transaction gives the locks back that it took after the first by the second, and keeps its snapshot."""
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 

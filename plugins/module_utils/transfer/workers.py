@@ -7,6 +7,7 @@ import collections
 import multiprocessing.connection
 import os
 import threading
+import time
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
@@ -120,9 +121,20 @@ class Lane:
         if self._session is None:
             self._session = snapshot.reading_session(endpoint, client_encoding=self._source.encoding)
             snapshot.join(self._session, self._source.snapshots)
-            if self._source.held:
-                snapshot.lock(self._session, self._source.held)
+            self._session.execute(snapshot.UNLOCKED)
         return self._session
+
+    def hold(self) -> None:
+        """Lock the tables that are to be held, or fail soon."""
+        if self._source.endpoint is not None:
+            session = self._reading_session(self._source.endpoint)
+            session.execute("SET LOCAL lock_timeout = '{0} ms'".format(_HOLD_MILLISECONDS))
+            snapshot.lock(session, self._source.held)
+
+    def let_go(self) -> None:
+        """Give these locks back, and the tries to get them."""
+        if self._session:
+            self._session.execute(snapshot.UNLOCK)
 
     def close(self) -> None:
         """Let the source go, and a thread that still reads from it."""
@@ -136,6 +148,9 @@ class Lane:
 
 
 WATCH_SECONDS = 10
+_HOLD_MILLISECONDS = 200
+_HOLD_SECONDS = 60
+_HOLD, _LET_GO = "hold", "let go"
 _MOST_JOBS = 4
 """That many sessions read from the primary at most, unless more are asked for."""
 
@@ -172,6 +187,34 @@ class Workers:
             connection.close()
         for process in self._processes:
             process.join()
+
+    def hold(self, again: Callable[[], None]) -> None:
+        """Have every worker lock the source's tables that are to be held.
+
+        Somebody who waits for a stronger lock stands between those who have theirs and those who haven't. Then all let go, and
+        *again* has others do so too and lock the tables anew.
+        """
+        deadline = time.monotonic() + _HOLD_SECONDS
+        while True:
+            failures = self._ask(_HOLD)
+            if not failures:
+                return
+            if failures[0].details.get("sqlstate") != "55P03" or time.monotonic() > deadline:
+                raise failures[0]
+            self._ask(_LET_GO)
+            again()
+
+    def _ask(self, what: str) -> list[ServerRefused]:
+        """Have all workers do something at the same time; returns what was refused."""
+        failures = []
+        for connection in self._connections:
+            _send(connection, what)
+        for connection in self._connections:
+            try:
+                _result(connection)
+            except ServerRefused as error:
+                failures.append(error)
+        return failures
 
     def run(
         self,
@@ -289,10 +332,15 @@ def _work(source: Source, target: Target, connection: Any, parent: int) -> None:
                 lane.close()
                 lane = None
             continue
-        move, statements = message
         rows = None
         failure = None
         try:
+            if message in (_HOLD, _LET_GO):
+                lane = lane or Lane(source)
+                (lane.hold if message == _HOLD else lane.let_go)()
+                move, statements = None, []
+            else:
+                move, statements = message
             if session is None and target.endpoint is not None:
                 session = writing_session(target.endpoint, target.settings)
             if move:
