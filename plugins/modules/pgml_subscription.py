@@ -183,9 +183,10 @@ notes:
     C(replication).
   - With O(initial_copy=native) the first copy needs one more slot on the upstream for each table that is being copied.
   - With O(initial_copy=snapshot) the login role has to own the tables and may set C(session_replication_role), which
-    superusers may. C(pg_dump) of the target's major version or later tells what the indexes were. Two sessions on the upstream
-    keep the snapshot until the last row is read, and C(ACCESS SHARE) on all tables for as long, so that a rewrite or C(TRUNCATE)
-    waits for them. To know when the subscription has caught up, a logical decoding message is written to its WAL.
+    superusers may. C(pg_dump) of the target's major version or later tells what the indexes were. Without it they stay, which
+    takes longer and is warned of. Two sessions on the upstream keep the snapshot until the last row is read, and
+    C(ACCESS SHARE) on all tables for as long, so that a rewrite or C(TRUNCATE) waits for them. To know when the subscription
+    has caught up, a logical decoding message is written to the upstream's WAL.
   - A run that is killed leaves what it has copied. Those two sessions outlive it for 10 minutes, in which the next run of the
     task goes on where it stopped. After that they drop the slot, and the next run begins anew. While indexes are built the
     slot stays until the next run goes on, or O(state=absent) removes it. The schema C(pgml_distributed) of the target's

@@ -7,9 +7,11 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from psycopg2.sql import SQL, Identifier
 
@@ -114,6 +116,57 @@ def test_awkward_passwords_work_and_show_nowhere(primary: Cluster, replica: Clus
     assert not any(CORE in text for text in seen)
     for cluster in (primary, replica):
         assert CORE not in cluster.log()
+
+
+@contextmanager
+def sought(target: Place) -> Iterator[dict[str, str]]:
+    """Collect, all the time, what the target remembers of first copies, and the command lines of all processes."""
+    seen: dict[str, set[str]] = {"remembered": set(), "command lines": set()}
+    done = threading.Event()
+    tables = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'pgml_distributed'"
+
+    def look() -> None:
+        while not done.is_set():
+            with suppress(psycopg2.Error):
+                for (table,) in target.sql(tables):
+                    seen["remembered"].update(row for (row,) in target.sql(f"SELECT t::text FROM {table} AS t"))
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen["command lines"].add(file.read_bytes().decode("utf-8", "replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    collected: dict[str, str] = {}
+    try:
+        yield collected
+    finally:
+        done.set()
+        thread.join()
+        collected.update({what: "\n".join(texts) for what, texts in seen.items()})
+
+
+SLOWLY = """
+    CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1.5); RETURN NEW; END $$;
+    CREATE TRIGGER sleepy BEFORE INSERT ON a FOR EACH ROW WHEN (NEW.id = 1) EXECUTE FUNCTION sleep();
+    ALTER TABLE a ENABLE ALWAYS TRIGGER sleepy;
+"""
+
+
+def test_a_first_copy_shows_no_password_while_it_runs(primary: Cluster, replica: Cluster) -> None:
+    """Neither the source's nor the target's, whether it fails or succeeds."""
+    with pair_of(primary, replica, PASSWORDS["all"]) as pair:
+        shop_of(pair)
+        pair.sql_target(SLOWLY + "CREATE UNIQUE INDEX only_one ON a ((1))")
+        with watched(primary, replica) as activity, sought(pair.target) as seen:
+            failed = pair.target.run("pgml_subscription", **pair.subscription())
+            pair.sql_target("DROP INDEX only_one")
+            result = pair.subscribe()
+    assert failed["failed"] and "only_one" in failed["msg"] and result["initial_copy"]["rows"] == 10
+    assert pair.name in seen["remembered"] and "COPY" in "".join(activity)
+    assert "pg_dump" in seen["command lines"] and "--section=post-data" in seen["command lines"]
+    places = [json.dumps([failed, result], ensure_ascii=False), *seen.values(), *activity, primary.log(), replica.log()]
+    for secret in (CORE, replica.password):
+        assert not any(secret in place for place in places)
 
 
 def test_passwords_stay_hidden_on_every_major(each_major: Pair) -> None:

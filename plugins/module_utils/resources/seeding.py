@@ -105,11 +105,9 @@ def _reason(session: Session, source: Session, offer: Mapping[Key, insight.Offer
     except ServerRefused:
         return "the role that logs in to the target may not set session_replication_role"
     parts = [item.table for bed in beds for item in bed.parts]
-    if len({table.oid for table in parts}) < len(parts):
-        return "a partitioned table and one of its partitions are both published"
-    closed = source.rows(_CLOSED, [[table.oid for table in parts], [table.oid for table in offer.values()]])
-    if closed:
-        return str(closed[0].reason)
+    hindrance = source.value(_HINDRANCE, {"parts": [t.oid for t in parts], "roots": [t.oid for t in offer.values()]})
+    if hindrance:
+        return str(hindrance)
     needed, room = len(parts) * (workers.jobs(None) + keepers.COUNT), capacity.locks(source)
     if needed > room:
         return "{0:,} tables take {1:,} locks, and the source has room for {2:,} (max_locks_per_transaction)".format(
@@ -125,12 +123,14 @@ def _parts(beds: Sequence[Bed]) -> list[tuple[int, str, str]]:
     return [(item.table.oid, item.table.schema, item.table.name) for bed in beds for item in bed.parts]
 
 
-_CLOSED = (
+_HINDRANCE = (
     "SELECT format('user \"%%s\" may read only some columns of %%s', current_user, c.oid::regclass) AS reason"
-    " FROM pg_class AS c WHERE c.oid = ANY(%s) AND NOT (has_table_privilege(c.oid, 'SELECT')"
+    " FROM pg_class AS c WHERE c.oid = ANY(%(parts)s) AND NOT (has_table_privilege(c.oid, 'SELECT')"
     "  AND has_schema_privilege(c.relnamespace, 'USAGE'))"
-    " UNION ALL SELECT format('partition %%s is a foreign table', c.oid::regclass) FROM unnest(%s::oid[]) AS root(oid)"
-    "  CROSS JOIN LATERAL pg_partition_tree(root.oid) AS t JOIN pg_class AS c ON c.oid = t.relid AND c.relkind = 'f' LIMIT 1"
+    " UNION ALL SELECT CASE WHEN c.relkind = 'f' THEN format('partition %%s is a foreign table', c.oid::regclass)"
+    "  ELSE 'a partitioned table and one of its partitions are both published' END FROM unnest(%(roots)s::oid[]) AS root(oid)"
+    "  CROSS JOIN LATERAL pg_partition_tree(root.oid) AS t JOIN pg_class AS c ON c.oid = t.relid"
+    "  WHERE c.relkind = 'f' OR c.oid <> root.oid AND c.oid = ANY(%(roots)s) LIMIT 1"
 )
 
 
