@@ -173,6 +173,12 @@ summary:
   type: str
   returned: success
   sample: "1 of 2 tables differs: public.orders (1 missing, 2 changed)."
+differences:
+  description: For each table that differs, or may, a sentence that names the first rows.
+  type: list
+  elements: str
+  returned: success
+  sample: ["public.orders on the target lacks (order_id=17), has other values in (order_id=18), (order_id=21)."]
 method:
   description: The method that was used.
   type: str

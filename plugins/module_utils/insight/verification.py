@@ -49,6 +49,10 @@ _TABLES_AT_ONCE = 50
 _BYTES_AT_ONCE = 1 << 30
 """How much is compared under one moment, unless one table has more: no snapshot and no lock for longer than that takes."""
 
+_SHOWN_CHARACTERS = 60
+_SHOWN_COLUMNS = 8
+"""Of a row that is named in a sentence."""
+
 
 def manage(task: Task) -> None:
     """Compare what the task's options name."""
@@ -66,6 +70,7 @@ def manage(task: Task) -> None:
         task.result.update(
             equal=all(verdict.equal for verdict in verdicts),
             summary=summary(verdicts),
+            differences=[in_words(verdict) for verdict in verdicts if not verdict.equal],
             method=params["method"],
             tables=[verdict.as_result() for verdict in verdicts],
             not_compared=request.not_compared,
@@ -201,6 +206,33 @@ def summary(verdicts: Sequence[Verdict]) -> str:
             )
         )
     return " ".join(sentences)
+
+
+def in_words(verdict: Verdict) -> str:
+    """The rows in which a table differs, as many as are named in a sentence."""
+    kinds = (
+        ("lacks", verdict.missing),
+        ("has too many of", verdict.extra),
+        ("has other values in", verdict.changed),
+        ("may have other values in", verdict.undecided),
+    )
+    words = [
+        "{0} {1}".format(verb, enumerate_names(["({0})".format(_row_in_words(row)) for row in rows]))
+        for verb, rows in kinds
+        if rows
+    ]
+    if not verdict.complete or not words:
+        words.append("has differences that are not named")
+    return "{0} on the target {1}.".format(verdict.subject.label, ", ".join(words))
+
+
+def _row_in_words(row: Mapping[str, str | None]) -> str:
+    """Its key, or as much of it as tells."""
+    values = [
+        "{0}={1}".format(quoted(column), "NULL" if value is None else value[:_SHOWN_CHARACTERS])
+        for column, value in list(row.items())[:_SHOWN_COLUMNS]
+    ]
+    return ", ".join(values) or "a row of no columns"
 
 
 def _in_numbers(verdict: Verdict) -> str:
