@@ -136,7 +136,7 @@ def found(name: str, **rows: Any) -> Verdict:
             "2 of 3 tables differ: public.t (2 changed and more), public.u (rows not looked for).",
         ),
         (
-            [found("t", decided=False), found("u", extra=[{}], decided=False)],
+            [found("t", open=True), found("u", extra=[{}], open=True)],
             "1 of 2 tables differs: public.u (1 extra). 1 of 2 tables is undecided, because the time was over before rows came"
             " to rest: public.t.",
         ),
@@ -153,6 +153,9 @@ def test_rows_are_named_in_a_sentence() -> None:
     )
     assert verification.in_words(found("t", extra=rows, complete=False)).endswith(
         " and 2 more, has differences that are not named."
+    )
+    assert verification.in_words(found("t", open=True, complete=False)) == (
+        "public.t on the target may have differences that are not named."
     )
     long = {f"c{number}": "x" * 100 for number in range(20)}
     assert len(verification.in_words(found("t", changed=[long]))) < 700

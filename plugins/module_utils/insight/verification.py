@@ -47,7 +47,7 @@ OPTIONS: dict[str, Any] = {
 
 _TABLES_AT_ONCE = 50
 _BYTES_AT_ONCE = 1 << 30
-"""How much is compared under one moment, unless one table has more: no snapshot and no lock for longer than that takes."""
+"""How much is compared at a time, unless one table has more: no snapshot and no lock is held for longer than that takes."""
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_COLUMNS = 8
@@ -64,6 +64,8 @@ def manage(task: Task) -> None:
     ) as source:
         if source.is_same_database(session):
             raise Refused("{0} is source and target at once.".format(session.endpoint.title))
+        for server in (source, session):
+            server.without_timeouts()
         request = _request(source, session, params)
         verdicts = [Verdict(subject) for subject in request.subjects]
         _compare(source, session, params, verdicts)
@@ -135,8 +137,10 @@ def _groups(servers: Servers, verdicts: Sequence[Verdict]) -> list[list[Verdict]
 
 def _at_rest(run: Comparison, verdicts: Sequence[Verdict]) -> None:
     """Compare all tables under one moment."""
+    restless = []
     with moments.at_rest(run.servers, _subjects(verdicts)) as moment:
-        restless = _spoilt(run, moment, verdicts)
+        for group in _groups(run.servers, verdicts):
+            restless += _spoilt(run, moment, group)
     if restless:
         raise Refused(
             "{0} {1} truncated or rewritten while it was read, and method=offline is for tables at rest.".format(
@@ -179,8 +183,8 @@ def _subjects(verdicts: Sequence[Verdict]) -> list[Subject]:
 
 def summary(verdicts: Sequence[Verdict]) -> str:
     """One sentence about all tables."""
-    differing = [verdict for verdict in verdicts if not verdict.equal and (verdict.differences or verdict.decided)]
-    undecided = [verdict for verdict in verdicts if verdict not in differing and not verdict.equal]
+    differing = [verdict for verdict in verdicts if verdict.decided and not verdict.equal]
+    undecided = [verdict for verdict in verdicts if not verdict.decided]
     count = len(verdicts)
     tables = "{0} table{1}".format(count, "" if count == 1 else "s")
     if not differing and not undecided:
@@ -222,7 +226,7 @@ def in_words(verdict: Verdict) -> str:
         if rows
     ]
     if not verdict.complete or not words:
-        words.append("has differences that are not named")
+        words.append("{0} differences that are not named".format("has" if verdict.decided else "may have"))
     return "{0} on the target {1}.".format(verdict.subject.label, ", ".join(words))
 
 
