@@ -96,6 +96,8 @@ notes:
     O(method=offline) has one snapshot for all.
   - The source's role needs C(SELECT) on the tables and C(USAGE) on their schemas, and row security must not hide rows from it.
     O(method=fence) also needs C(UPDATE), C(DELETE) or C(TRUNCATE) on them, since PostgreSQL 17 C(MAINTAIN) is enough.
+  - O(method=fence) can't lock a table while C(VACUUM) or C(ANALYZE) works on it, autovacuum included, or while a transaction that
+    has written it is open, prepared ones included.
   - To know that the target has caught up, O(method=fence) and O(method=converge) write a logical decoding message of a few bytes
     into the source's WAL. It changes no table, and subscriptions don't receive it.
   - A table that is truncated or rewritten while it is read is read again, except with O(method=offline), which fails.
@@ -173,6 +175,12 @@ summary:
   type: str
   returned: success
   sample: "1 of 2 tables differs: public.orders (1 missing, 2 changed)."
+differences:
+  description: For each table that differs, or may, a sentence that names the first rows.
+  type: list
+  elements: str
+  returned: success
+  sample: ["public.orders on the target lacks (order_id=17), has other values in (order_id=18), (order_id=21)."]
 method:
   description: The method that was used.
   type: str
@@ -194,8 +202,8 @@ tables:
       sample: false
     decided:
       description:
-        - Whether it is known if it is equal. If not, rows had not come to rest when the time was over, and RV(tables[].equal) is
-          V(false).
+        - Whether it is known if it is equal. If not, RV(tables[].equal) is V(false), because rows had not come to rest when the
+          time was over.
       type: bool
       sample: true
     rows_source:

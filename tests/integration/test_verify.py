@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -17,6 +17,12 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.insight imp
     settling,
     verification,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight.comparison import (
+    Comparison,
+    First,
+    Verdict,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight.moments import Moment
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import chunks
 from psycopg2.sql import SQL, Identifier
 
@@ -104,7 +110,7 @@ def differences(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {}
     for table in result["tables"]:
         rows = {kind: sorted(keys, key=str) for kind, keys in table["differing"].items() if keys}
-        assert table["equal"] == (not rows and table["differences_complete"] and table["decided"])
+        assert table["equal"] == (not rows and table["differences_complete"] and not table["undecided"])
         if not table["equal"]:
             found[table["name"]] = rows
     assert result["equal"] == (not found)
@@ -181,11 +187,19 @@ def test_each_row_that_differs_is_found_by_its_key(pair: Pair, method: str) -> N
     }
     assert result["summary"].startswith("8 of 8 tables differ: ")
     assert "public.plain (1 missing, 1 extra, 2 changed)" in result["summary"]
+    sentences = (
+        "public.plain on the target lacks (id=6), has too many of (id=2000), has other values in (id=1500), (id=5).",
+        "public.keyless on the target lacks (a=3, b=again), (a=NULL, b=NULL), has too many of (a=4, b=again), (a=NULL, b=null).",
+    )
+    assert set(sentences) < set(result["differences"]) and len(result["differences"]) == 8
 
 
 def test_one_of_each_kind_of_table_and_type_is_equal(pair: Pair) -> None:
     pair.source.cluster.psql(copies.ZOO, pair.source.database)
     copies.copy(pair)
+    for setting in ("datestyle = German", "timezone = Japan", "intervalstyle = iso_8601", "bytea_output = escape",
+                    "extra_float_digits = -2", "search_path = zoo"):  # fmt: skip
+        pair.target.sql(SQL("ALTER DATABASE {} SET " + setting).format(Identifier(pair.target.database)))
     at_rest = verify(pair, "offline", all_tables=True)
     assert differences(at_rest) == {} and len(at_rest["tables"]) > 30
     assert {"name": "zoo.counted.doubled", "reason": "generated column"} in at_rest["not_compared"]
@@ -235,6 +249,32 @@ def test_servers_of_other_encodings_are_compared_too(pair: Pair) -> None:
         assert differences(other.ok(MODULE, **params)) == {"public.t": {"changed": [{"id": "2"}]}}
     finally:
         target.cluster.drop_database(name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_table_that_is_truncated_while_it_is_read_is_read_again(
+    pair: Pair, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshots show neither the rows before nor those after."""
+    wire(pair)
+    first_look = Comparison.first_look
+    calls: list[int] = []
+
+    def looked(run: Comparison, moment: Moment, verdicts: Sequence[Verdict]) -> list[First | None]:
+        calls.append(len(verdicts))
+        if len(calls) == 1:
+            pair.source.sql("TRUNCATE plain; INSERT INTO plain SELECT i FROM generate_series(1, 9) AS i")
+            pair.arrived("plain")
+        return first_look(run, moment, verdicts)
+
+    monkeypatch.setattr(Comparison, "first_look", looked)
+    result = pair.target.run(MODULE, **options(pair, method))
+    if method == "offline":
+        message = "public.plain was truncated or rewritten while it was read, and method=offline is for tables at rest."
+        assert result["failed"] and result["msg"] == message
+        return
+    assert differences(result) == {} and calls == [8, 1]
+    assert {"public.plain": 9}.items() <= {table["name"]: table["rows_source"] for table in result["tables"]}.items()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -512,6 +552,16 @@ def test_writers_wait_no_longer_than_the_lock_is_queued_for(pair: Pair) -> None:
     assert slowest < 1.5
 
 
+def test_nothing_is_locked_while_the_target_is_far_behind(pair: Pair) -> None:
+    wire(pair)
+    seen = pair.source.cluster.log().count("IN SHARE MODE")
+    with pair.target.transaction("LOCK TABLE plain IN ACCESS EXCLUSIVE MODE"):
+        pair.source.sql("INSERT INTO plain VALUES (0)")
+        assert "had not applied the changes before" in refused(pair, "fence", timeout=2)
+    assert pair.source.cluster.log().count("IN SHARE MODE") == seen
+    assert verify(pair, "fence")["equal"] and pair.source.cluster.log().count("IN SHARE MODE") > seen
+
+
 def test_a_target_that_is_behind_keeps_nobody_waiting_for_long(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lag is small at first, and the target stops to follow when the tables are locked."""
     wire(pair)
@@ -532,18 +582,21 @@ def test_a_target_that_is_behind_keeps_nobody_waiting_for_long(pair: Pair, monke
     monkeypatch.setattr(
         moments, "passed", lambda *arguments: bool(calls.reverse() or calls.append(())) or len(calls) % 2 == 0
     )
-    assert "the target did not catch up within 2 s while they were" in refused(pair, "fence", timeout=1)
+    assert "the target did not catch up while they were locked for 2 s" in refused(pair, "fence", timeout=1)
 
 
-def test_rows_that_never_rest_are_undecided(pair: Pair) -> None:
+@pytest.mark.parametrize("missing", [True, False])
+def test_rows_that_never_rest_are_undecided(pair: Pair, missing: bool) -> None:
     """A trigger of the target makes a row differ that the source keeps changing: so nobody can say that it stays so."""
     wire(pair)
     pair.target.sql(
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN NEW.note := 'spoilt'; RETURN NEW; END $$;"
         "CREATE TRIGGER spoil BEFORE UPDATE ON plain FOR EACH ROW EXECUTE FUNCTION spoil();"
-        "ALTER TABLE plain ENABLE REPLICA TRIGGER spoil; DELETE FROM plain WHERE id = 9",
+        "ALTER TABLE plain ENABLE REPLICA TRIGGER spoil",
     )
+    if missing:
+        pair.target.sql("DELETE FROM plain WHERE id = 9")
     stop = threading.Event()
 
     def write() -> None:
@@ -560,9 +613,11 @@ def test_rows_that_never_rest_are_undecided(pair: Pair) -> None:
         stop.set()
         thread.join()
     (table,) = [each for each in result["tables"] if not each["equal"]]
-    assert table["undecided"] == [{"id": "8"}] and not table["decided"]
-    assert table["differing"] == {"missing": [{"id": "9"}], "extra": [], "changed": []}
-    assert not result["equal"]
+    assert table["undecided"] == [{"id": "8"}] and table["differences_complete"]
+    assert table["differing"] == {"missing": [{"id": "9"}] if missing else [], "extra": [], "changed": []}
+    assert table["decided"] == missing and not result["equal"]
+    sentence = "public.plain on the target{0} may have other values in (id=8)."
+    assert result["differences"] == [sentence.format(" lacks (id=9)," if missing else "")]
 
 
 def test_secrets_never_show(pair: Pair) -> None:

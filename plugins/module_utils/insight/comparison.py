@@ -34,7 +34,8 @@ class Verdict:
         self.undecided: list[dict[str, Any]] = []
         self.complete = True
         """whether all differences were found"""
-        self.decided = True
+        self.open = False
+        """whether something did not come to rest in time"""
         self.lsn: str | None = None
         self.lock_ms: float | None = None
         self.seconds = 0.0
@@ -45,7 +46,12 @@ class Verdict:
 
     @property
     def equal(self) -> bool:
-        return self.decided and self.complete and not self.differences
+        return not self.open and self.complete and not self.differences
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is known if the table is equal."""
+        return not self.open or self.differences > 0
 
     def as_result(self) -> dict[str, Any]:
         return {
@@ -200,8 +206,7 @@ class Comparison:
             else:
                 verdict.changed.append(words[each.key])
         verdict.undecided = [words[key] for key in undecided[: self.most]]
-        if undecided:
-            verdict.decided = False
+        verdict.open = verdict.open or bool(undecided)
 
     def _in_words(self, subject: Subject, keys: Sequence[Any]) -> dict[Any, dict[str, Any]]:
         """Column -> value as text, of each key. A row without a key is looked for on both sides, and may be gone."""

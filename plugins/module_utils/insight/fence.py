@@ -70,7 +70,7 @@ class Fence:
                 moment = self._attempt(subjects)
                 if moment:
                     return moment
-                reason = "the target did not catch up within {0:g} s while they were".format(LONGEST_HOLD_SECONDS)
+                reason = "the target did not catch up while they were locked for {0:g} s".format(LONGEST_HOLD_SECONDS)
             except DistributedError as error:
                 if error.details.get("sqlstate") not in _RETRIED and not (self._locker and self._locker.closed):
                     raise

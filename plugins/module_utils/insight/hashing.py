@@ -23,7 +23,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Extent
 
 SETTINGS = {
-    "datestyle": "ISO, MDY",
     "timezone": "UTC",
     "bytea_output": "hex",
     "lc_monetary": "C",

@@ -126,7 +126,7 @@ def settle(run: Comparison, cases: Sequence[Case]) -> None:
     except TimedOut:
         for case in cases:
             undecided[case.verdict.subject.key] += case.open
-            case.verdict.decided = case.is_closed(run.most)
+            case.verdict.open = not case.is_closed(run.most)
     for case in cases:
         case.verdict.complete = case.is_exhausted
         run.report(case.verdict, case.found, undecided[case.verdict.subject.key])

@@ -112,7 +112,8 @@ def of_subscription(source: Session, session: Session, name: str, live: bool) ->
                 quoted(name)
             )
         )
-    _refuse_other_source(source, feed)
+    if live:
+        _refuse_other_source(source, feed)
     offers = subscribed.offered(source, feed.publications, session.version)
     states = subscribed.subscribed(session, feed.oid)
     _refuse_untaken(feed, offers, states)

@@ -47,7 +47,11 @@ OPTIONS: dict[str, Any] = {
 
 _TABLES_AT_ONCE = 50
 _BYTES_AT_ONCE = 1 << 30
-"""How much is compared under one moment, unless one table has more: no snapshot and no lock for longer than that takes."""
+"""How much is compared at a time, unless one table has more: no snapshot and no lock is held for longer than that takes."""
+
+_SHOWN_CHARACTERS = 60
+_SHOWN_COLUMNS = 8
+"""Of a row that is named in a sentence."""
 
 
 def manage(task: Task) -> None:
@@ -60,12 +64,15 @@ def manage(task: Task) -> None:
     ) as source:
         if source.is_same_database(session):
             raise Refused("{0} is source and target at once.".format(session.endpoint.title))
+        for server in (source, session):
+            server.without_timeouts()
         request = _request(source, session, params)
         verdicts = [Verdict(subject) for subject in request.subjects]
         _compare(source, session, params, verdicts)
         task.result.update(
             equal=all(verdict.equal for verdict in verdicts),
             summary=summary(verdicts),
+            differences=[in_words(verdict) for verdict in verdicts if not verdict.equal],
             method=params["method"],
             tables=[verdict.as_result() for verdict in verdicts],
             not_compared=request.not_compared,
@@ -130,8 +137,10 @@ def _groups(servers: Servers, verdicts: Sequence[Verdict]) -> list[list[Verdict]
 
 def _at_rest(run: Comparison, verdicts: Sequence[Verdict]) -> None:
     """Compare all tables under one moment."""
+    restless = []
     with moments.at_rest(run.servers, _subjects(verdicts)) as moment:
-        restless = _spoilt(run, moment, verdicts)
+        for group in _groups(run.servers, verdicts):
+            restless += _spoilt(run, moment, group)
     if restless:
         raise Refused(
             "{0} {1} truncated or rewritten while it was read, and method=offline is for tables at rest.".format(
@@ -174,8 +183,8 @@ def _subjects(verdicts: Sequence[Verdict]) -> list[Subject]:
 
 def summary(verdicts: Sequence[Verdict]) -> str:
     """One sentence about all tables."""
-    differing = [verdict for verdict in verdicts if not verdict.equal and (verdict.differences or verdict.decided)]
-    undecided = [verdict for verdict in verdicts if verdict not in differing and not verdict.equal]
+    differing = [verdict for verdict in verdicts if verdict.decided and not verdict.equal]
+    undecided = [verdict for verdict in verdicts if not verdict.decided]
     count = len(verdicts)
     tables = "{0} table{1}".format(count, "" if count == 1 else "s")
     if not differing and not undecided:
@@ -201,6 +210,33 @@ def summary(verdicts: Sequence[Verdict]) -> str:
             )
         )
     return " ".join(sentences)
+
+
+def in_words(verdict: Verdict) -> str:
+    """The rows in which a table differs, as many as are named in a sentence."""
+    kinds = (
+        ("lacks", verdict.missing),
+        ("has too many of", verdict.extra),
+        ("has other values in", verdict.changed),
+        ("may have other values in", verdict.undecided),
+    )
+    words = [
+        "{0} {1}".format(verb, enumerate_names(["({0})".format(_row_in_words(row)) for row in rows]))
+        for verb, rows in kinds
+        if rows
+    ]
+    if not verdict.complete or not words:
+        words.append("{0} differences that are not named".format("has" if verdict.decided else "may have"))
+    return "{0} on the target {1}.".format(verdict.subject.label, ", ".join(words))
+
+
+def _row_in_words(row: Mapping[str, str | None]) -> str:
+    """Its key, or as much of it as tells."""
+    values = [
+        "{0}={1}".format(quoted(column), "NULL" if value is None else value[:_SHOWN_CHARACTERS])
+        for column, value in list(row.items())[:_SHOWN_COLUMNS]
+    ]
+    return ", ".join(values) or "a row of no columns"
 
 
 def _in_numbers(verdict: Verdict) -> str:

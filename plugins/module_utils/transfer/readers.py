@@ -122,9 +122,8 @@ class Readers:
                     raise TimedOut("Another query has failed.")
                 session.execute(sequence([raw(_BEGIN), _import(moment)]))
                 rows = session.rows(query)
-                stands = session.value(
-                    _STANDS, [table]
-                )  # later than the query, whose lock lasts as long as the transaction
+                # Asked later than the rows, whose lock lasts as long as the transaction.
+                stands = session.value(_STANDS, [table])
         finally:
             with contextlib.suppress(DistributedError):
                 session.execute("ROLLBACK")
