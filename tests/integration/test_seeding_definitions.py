@@ -275,7 +275,7 @@ def test_hundreds_of_tables_take_queries_that_do_not_grow(pair: Pair) -> None:
     assert result["initial_copy"]["rows"] == 600 and watch.seconds < 60
     assert_equal(pair, "SELECT * FROM t300")
     statements = pair.source.cluster.log()[seen:].count("LOG:  statement:")
-    assert 300 <= statements < 380
+    assert 300 <= statements < 450, "there is more than one for each table"
 
 
 def test_two_subscriptions_of_one_database(shop: Pair) -> None:

@@ -177,8 +177,13 @@ class Copy:
             time.sleep(0.02)
 
     def _states(self) -> list[str]:
+        """Of the tables; a copy that is not PostgreSQL's own has a table that is gone when it is."""
+        query = (
+            "SELECT srsubstate FROM pg_subscription_rel"
+            " UNION ALL SELECT 'd' WHERE to_regclass('pgml_distributed.seeds') IS NOT NULL"
+        )
         try:
-            return [state for (state,) in self._replica.sql("SELECT srsubstate FROM pg_subscription_rel", dbname="ml")]
+            return [state for (state,) in self._replica.sql(query, dbname="ml")]
         except psycopg2.OperationalError:
             return []
 

@@ -16,7 +16,8 @@ KEEPER = "postgresml.distributed: keeps a snapshot"
 
 def mirror(pair: Pair) -> None:
     """Give the target the source's definitions, as pg_dump writes them, and let the distributor read the source."""
-    pair.sql_target("\n".join(copies.definitions(pair.source, "--no-publications", "--no-owner", "--no-privileges")))
+    lines = copies.definitions(pair.source, "--no-publications", "--no-owner", "--no-privileges")
+    pair.sql_target("\n".join(line for line in lines if line != "SET transaction_timeout = 0;"))
     pair.grant()
 
 
