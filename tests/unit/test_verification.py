@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import hashing, settling, verification
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight.comparison import First, Query, Verdict
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight.hashing import ALL_BITS, Within
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight.comparison import First, Verdict
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight.hashing import ALL_BITS
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.settling import Case
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.subjects import Side, Subject
 
@@ -30,7 +30,7 @@ def verdict(name: str = "t") -> Verdict:
 def case() -> Case:
     """A case with one suspect key, about to be read again."""
     made = Case(verdict(), First(0, {0: 1}))
-    question = made.question()
+    question = made.question(9)
     assert question is not None
     made.hear(question[0], ({KEY: OLD}, {KEY: NEW}))
     made.begin()
@@ -45,10 +45,10 @@ def test_buckets_have_about_five_hundred_rows(rows: int, bits: int) -> None:
 
 
 def test_buckets_are_looked_into_by_as_many_bits_as_there_is_room_for() -> None:
-    assert hashing.finer_bits(3, 1) == 21
-    assert hashing.finer_bits(16, 100) == 27
-    assert hashing.finer_bits(16, 1 << 17) == 17
-    assert hashing.finer_bits(16, 1 << 18) is None
+    assert hashing.finer_bits(3, 1) == 20
+    assert hashing.finer_bits(16, 100) == 26
+    assert hashing.finer_bits(16, 1 << 16) == 17
+    assert hashing.finer_bits(16, 1 << 17) is None
     assert hashing.finer_bits(60, 1) == 63
     assert hashing.finer_bits(63, 1) is None
 
@@ -99,20 +99,25 @@ def test_a_key_that_changes_stays_open_and_is_counted_anew() -> None:
     assert open_case.open == [] and len(open_case.found) == 1
 
 
-def test_a_case_asks_for_finer_buckets_before_it_asks_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_asks_for_a_sample_then_finer_buckets_then_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "ROWS_AT_ONCE", 10)
-    open_case = Case(verdict(), First(2, {0: 6, 1: 6, 3: 8}))
-    asked = open_case.question()
-    assert asked is not None
-    assert asked[0][1:] == (18, Within(2, [0, 1, 3]))
-    open_case.hear(asked[0], ({5: (4, 1), 9: (5, 1), 70: (6, 1)}, {}))
+    open_case = Case(verdict(), First(2, {0: 6, 1: 2, 2: 1, 3: 8, 4: 6}))
+    _ask(open_case, (ALL_BITS, [0, 1], 8), ({}, {}))
+    _ask(open_case, (17, [2, 3, 4], 10), ({5: (4, 1), 9: (5, 1), 70: (6, 1)}, {}))
     assert not open_case.has_suspects
-    for buckets, rows in (([5, 9], 9), ([70], 6)):
-        monkeypatch.setattr(hashing, "finer_bits", lambda bits, count: None)
-        again = open_case.question()
-        assert again == (Query(open_case.verdict, ALL_BITS, Within(18, buckets)), rows)
-        open_case.hear(again[0], ({}, {}))
-    assert open_case.is_exhausted and open_case.question() is None
+    monkeypatch.setattr(hashing, "finer_bits", lambda bits, count: None)
+    _ask(open_case, (ALL_BITS, [5, 9], 9), ({}, {}))
+    _ask(open_case, (ALL_BITS, [70], 6), ({KEY: OLD}, {}))
+    assert open_case.has_suspects and open_case.question(1) is None and not open_case.is_exhausted
+    open_case.begin()
+    assert open_case.is_exhausted
+
+
+def _ask(open_case: Case, expected: tuple[int, list[int], int], answer: Any) -> None:
+    asked = open_case.question(1)
+    assert asked is not None and asked[0].within is not None
+    assert (asked[0].bits, list(asked[0].within.buckets), asked[1]) == expected
+    open_case.hear(asked[0], answer)
 
 
 def found(name: str, **rows: Any) -> Verdict:

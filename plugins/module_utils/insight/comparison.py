@@ -13,7 +13,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.insight.sub
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.readers import Answer, Readers, View
 
 NOTHING = (0, 0)
-ROWS_AT_ONCE = 200_000
+ROWS_AT_ONCE = 100_000
 """Keys of each side that are held in memory at most, unless one bucket has more."""
 
 

@@ -35,7 +35,7 @@ were asked for."""
 
 ROWS_IN_BUCKET = 500
 _MOST_BITS = 16
-_MOST_FINER_BITS = 18
+_MOST_FINER_BITS = 17
 _SHOWN_CHARACTERS = 200
 """Of each value by which a row without a key is shown."""
 

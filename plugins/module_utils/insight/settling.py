@@ -43,6 +43,7 @@ class Case:
         self.open: list[Any] = []
         """keys that are read again and again"""
         self._bits, self._buckets = first.bits, dict(first.apart)
+        self._sampled = False
         self._suspects: list[Any] = []
         self._seen: dict[Any, tuple[Found, int]] = {}
         """what an open key showed in the last round, and in how many rounds up to it"""
@@ -60,14 +61,17 @@ class Case:
     def has_suspects(self) -> bool:
         return bool(self._suspects)
 
-    def question(self) -> tuple[Query, int] | None:
-        """What to ask next, and how many sums may come back, unless there are suspects left."""
+    def question(self, most: int) -> tuple[Query, int] | None:
+        """What to ask next when *most* differences are wanted, and how many sums may come back; None while suspects are left."""
         if self._suspects or not self._buckets:
             return None
         finer = hashing.finer_bits(self._bits, len(self._buckets))
-        if sum(self._buckets.values()) > ROWS_AT_ONCE and finer is not None:
+        sample, self._sampled = not self._sampled, True
+        if sum(self._buckets.values()) > ROWS_AT_ONCE and finer is not None and not sample:
             return Query(self.verdict, finer, Within(self._bits, list(self._buckets))), ROWS_AT_ONCE
-        batch = next(hashing.batches(self._buckets, ROWS_AT_ONCE))
+        # If differences stay, these have as many as are wanted.
+        some = dict(list(self._buckets.items())[: most + 1]) if sample else self._buckets
+        batch = next(hashing.batches(some, ROWS_AT_ONCE))
         rows = sum(self._buckets[bucket] for bucket in batch)
         return Query(self.verdict, hashing.ALL_BITS, Within(self._bits, batch)), rows
 
@@ -137,7 +141,7 @@ def _look_closer(run: Comparison, cases: Sequence[Case]) -> list[Case]:
     asked: list[tuple[Case, Query]] = []
     room = ROWS_AT_ONCE
     for case in cases:
-        question = case.question()
+        question = case.question(run.most)
         if question and (question[1] <= room or not asked):
             asked.append((case, question[0]))
             room -= question[1]
