@@ -208,7 +208,7 @@ def test_one_of_each_kind_of_table_and_type_is_equal(pair: Pair) -> None:
     pair.source.sql("CREATE PUBLICATION pub FOR ALL TABLES")
     pair.grant()
     pair.source.sql(SQL("ALTER ROLE {} BYPASSRLS").format(Identifier(pair.distributor)))
-    pair.subscribe(copy_data=False)
+    pair.subscribe(initial_copy="none")
     for method in ("fence", "converge"):
         replicated = verify(pair, method)
         assert differences(replicated) == {} and len(replicated["tables"]) == len(at_rest["tables"])
@@ -455,9 +455,9 @@ def test_an_unfinished_first_copy_is_named(pair: Pair) -> None:
     pair.both("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)")
     pair.publish("t", "u")
     pair.source.sql("INSERT INTO t VALUES (1)")
-    pair.subscribe(wait=False, enabled=False)
+    pair.subscribe(wait=False, enabled=False, initial_copy="native")
     pair.target.sql("INSERT INTO t VALUES (1)")
-    pair.subscribe(wait=False, enabled=True)
+    pair.subscribe(wait=False, enabled=True, initial_copy="native")
     wait_for(lambda: pair.target.value("SELECT count(*) = 1 FROM pg_subscription_rel WHERE srsubstate = 'r'"))
     message = refused(pair)
     assert f"The first copy of subscription {pair.name} goes on: public.t (" in message and "public.u" not in message
