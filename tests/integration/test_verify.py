@@ -26,9 +26,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.insight.mom
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import chunks
 from psycopg2.sql import SQL, Identifier
 
-from tests.support import copies
-from tests.support.cluster import Cluster
-from tests.support.pair import Pair, Stopwatch, pair_of, wait_for
+from tests.support import copies, majors
+from tests.support.cluster import Cluster, make_directory
+from tests.support.pair import Pair, Place, Stopwatch, pair_of, wait_for
 
 MODULE = "pgml_verify_info"
 METHODS = ["offline", "fence", "converge"]
@@ -449,6 +449,24 @@ def test_subscriptions_that_bring_nothing_are_refused(pair: Pair, primary: Clust
     pair.subscribe(enabled=False)
     assert f"Subscription {pair.name} is disabled" in refused(pair)
     assert verify(pair, "offline")["equal"]
+
+
+def test_a_standby_is_compared_at_rest_only(default_major: int) -> None:
+    with Cluster(make_directory(), majors.available()[default_major]) as server:
+        for name in ("here", "there"):
+            server.create_database(name)
+            server.execute_script("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", name)
+        standby = server.clone()
+        (standby.data / "standby.signal").touch()
+        server.start()
+        with standby:
+            named = {"source": standby.source("here"), "tables": ["t"]}
+            target = Place(server, "there")
+            message = target.refused(MODULE, method="fence", **named)
+            assert (
+                "is a standby, whose WAL can't be marked: let source be its primary, or use method=offline." in message
+            )
+            assert target.ok(MODULE, method="offline", **named)["equal"]
 
 
 def test_an_unfinished_first_copy_is_named(pair: Pair) -> None:
