@@ -82,7 +82,7 @@ _MOST_HELD = 1000
 """Tables that each worker locks at most, because a server has room for some thousand locks."""
 
 
-class Bed(NamedTuple):
+class TargetTable(NamedTuple):
     """A table of the target, and the tables of the source that it is filled from."""
 
     key: Key
@@ -90,13 +90,15 @@ class Bed(NamedTuple):
     binary: bool
 
 
-def survey(session: Session, source: Session, offer: Mapping[Key, insight.Offer]) -> tuple[str | None, int]:
-    """Why this can't be done here, so that PostgreSQL has to make the first copy, and the bytes there are to copy."""
-    beds = _beds(source, session, offer)
-    return _reason(session, source, offer, beds), sum(item.size for bed in beds for item in bed.parts)
+def survey(session: Session, source: Session, offer: Mapping[Key, insight.Offer], jobs: int) -> tuple[str | None, int]:
+    """Why *jobs* workers can't do this here, so that PostgreSQL has to make the first copy, and the bytes there are to copy."""
+    targets = _targets(source, session, offer)
+    return _reason(session, source, offer, targets, jobs), sum(item.size for target in targets for item in target.parts)
 
 
-def _reason(session: Session, source: Session, offer: Mapping[Key, insight.Offer], beds: Sequence[Bed]) -> str | None:
+def _reason(
+    session: Session, source: Session, offer: Mapping[Key, insight.Offer], targets: Sequence[TargetTable], jobs: int
+) -> str | None:
     if source.value("SELECT pg_is_in_recovery()"):
         return "the source is a standby"
     try:
@@ -104,23 +106,23 @@ def _reason(session: Session, source: Session, offer: Mapping[Key, insight.Offer
             session.execute("SET LOCAL session_replication_role = replica")
     except ServerRefused:
         return "the role that logs in to the target may not set session_replication_role"
-    parts = [item.table for bed in beds for item in bed.parts]
+    parts = [item.table for target in targets for item in target.parts]
     hindrance = source.value(_HINDRANCE, {"parts": [t.oid for t in parts], "roots": [t.oid for t in offer.values()]})
     if hindrance:
         return str(hindrance)
-    needed, room = len(parts) * (workers.jobs(None) + keepers.COUNT), capacity.locks(source)
+    needed, room = len(parts) * (jobs + keepers.COUNT), capacity.locks(source)
     if needed > room:
         return "{0:,} tables take {1:,} locks, and the source has room for {2:,} (max_locks_per_transaction)".format(
             len(parts), needed, room
         )
-    if any(set(offer[bed.key].columns) - set(item.columns) for bed in beds for item in bed.parts):
+    if any(set(offer[target.key].columns) - set(item.columns) for target in targets for item in target.parts):
         return "generated columns are published"
     return None
 
 
-def _parts(beds: Sequence[Bed]) -> list[tuple[int, str, str]]:
+def _parts(targets: Sequence[TargetTable]) -> list[tuple[int, str, str]]:
     """The source's tables, as Snapshot.hold() takes them."""
-    return [(item.table.oid, item.table.schema, item.table.name) for bed in beds for item in bed.parts]
+    return [(item.table.oid, item.table.schema, item.table.name) for target in targets for item in target.parts]
 
 
 _HINDRANCE = (
@@ -134,7 +136,7 @@ _HINDRANCE = (
 )
 
 
-def _beds(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> list[Bed]:
+def _targets(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> list[TargetTable]:
     """What is published, as *source* sees it, and how it can go to the target."""
     roots = [Table(table.oid, *key, table.kind, table.columns, table.where) for key, table in offer.items()]
     parts: dict[Key, list[Contents]] = {table.key: [] for table in roots}
@@ -149,7 +151,9 @@ def _beds(source: Session, session: Session, offer: Mapping[Key, insight.Offer])
             name in columns and columns[name].type == here[item.table.key].columns[name].type for name in item.columns
         )
 
-    return [Bed(key, items, all(i.binary and same_types(key, i) for i in items)) for key, items in parts.items()]
+    return [
+        TargetTable(key, items, all(i.binary and same_types(key, i) for i in items)) for key, items in parts.items()
+    ]
 
 
 class Seeding:
@@ -166,7 +170,7 @@ class Seeding:
         self._keepers: Keepers | None = None
         self._phase = seeds.REGISTERED
         self.slot_is_ours = False
-        self._beds: dict[Key, Bed] = {}
+        self._targets: dict[Key, TargetTable] = {}
         self.tally = Tally()
 
     def begin(self, offer: Mapping[Key, insight.Offer]) -> None:
@@ -178,15 +182,14 @@ class Seeding:
         )
         session.apply([*seeds.preparation(session), registration, *subscription.plan_placeholder(future)])
         failover = future.options.get("failover") == "true"
-        beds = _beds(self._source, session, offer)
+        targets = _targets(self._source, session, offer)
         with slot.exporting(self._source, self._slot, failover) as (begins_at, name):
             self.slot_is_ours = True
             seeds.begin(session, self._name, begins_at)
-            self._keep([name]).hold(_parts(beds))  # soon, because until then a table may be truncated or rewritten
-        self._beds = {bed.key: bed for bed in beds}
-        with contextlib.suppress(
-            ServerRefused
-        ):  # whoever waits for a table stands before this; it is done again in the end
+            self._keep([name]).hold(_parts(targets))  # soon, because until then a table may be truncated or rewritten
+        self._targets = {target.key: target for target in targets}
+        # Whoever waits for a table stands before this, so that it may fail. It is done again in the end.
+        with contextlib.suppress(ServerRefused):
             self.check_offer(lock_timeout="200 ms")
         self._plan()
 
@@ -201,7 +204,7 @@ class Seeding:
         if seed.phase == seeds.COPY:
             try:
                 self._keep(seed.snapshots, seed.keepers)
-                self._lie_down(seed.offer)
+                self._read_again(seed.offer)
             except (Refused, ServerRefused, Unreachable):  # such as a table that the snapshot no longer shows
                 return False
         end_keepers(self._source, seed.keepers)
@@ -216,7 +219,7 @@ class Seeding:
         self._keepers.stay()
         return self._keepers
 
-    def _lie_down(self, expected: Mapping[str, Any]) -> None:
+    def _read_again(self, expected: Mapping[str, Any]) -> None:
         """Read what is published under the snapshot, which is to be what was *expected*, and lock it."""
         if self._keepers is None:
             return
@@ -225,9 +228,9 @@ class Seeding:
             offer = self._offer(moment)
             refuse_changes(self._name, expected, digest(offer))
             insight.check_offer(moment, self._session, offer, self._name)
-            beds = _beds(moment, self._session, offer)
-        self._keepers.hold(_parts(beds))
-        self._beds = {bed.key: bed for bed in beds}
+            targets = _targets(moment, self._session, offer)
+        self._keepers.hold(_parts(targets))
+        self._targets = {target.key: target for target in targets}
 
     def _offer(self, source: Session) -> dict[Key, insight.Offer]:
         return insight.offered(source, sorted(self._future.publications or ()), self._session.version)
@@ -243,17 +246,17 @@ class Seeding:
         """Take the indexes away, and remember what is to come, in one transaction."""
         session = self._session
         try:
-            aside = set_aside.plan(session, list(self._beds), self._task.run_command)
+            aside = set_aside.plan(session, list(self._targets), self._task.run_command)
         except (Refused, ServerRefused) as error:
             self._task.warn("The rows come into tables with their indexes, which takes longer: {0}".format(error))
             aside = set_aside.NOTHING
-        extents = {item.extent.oid: (bed, item) for bed in self._beds.values() for item in bed.parts}
+        extents = {item.extent.oid: (target, item) for target in self._targets.values() for item in target.parts}
         planned = chunks.plan([item.extent for _bed, item in extents.values()], self._jobs, self._source.version)
         with session.transaction():
             for drop in aside.drops:
                 session.execute(drop)
-            kinds = {key: table.kind for key, table in definitions.read(session, self._beds).items()}
-            shared = _not_truncated(session, list(self._beds)) | {key for key, kind in kinds.items() if kind != "r"}
+            kinds = {key: table.kind for key, table in definitions.read(session, self._targets).items()}
+            shared = _not_truncated(session, list(self._targets)) | {key for key, kind in kinds.items() if kind != "r"}
             counts: dict[Key, int] = {}
             for chunk in planned:
                 key = extents[chunk.oid][0].key
@@ -312,19 +315,19 @@ class Seeding:
 
     def _held(self, oids: Collection[int]) -> list[tuple[int, str, str]]:
         """The source's tables that each worker locks."""
-        tables_ = [i.table for bed in self._beds.values() for i in bed.parts if i.table.oid in oids]
+        tables_ = [i.table for target in self._targets.values() for i in target.parts if i.table.oid in oids]
         return [(t.oid, t.schema, t.name) for t in tables_] if len(tables_) <= _MOST_HELD else []
 
     def _job(self, chunk: SeedChunk) -> Job:
-        bed = self._beds[chunk.key]
-        item = next(part for part in bed.parts if part.table.oid == chunk.source_oid)
+        target = self._targets[chunk.key]
+        item = next(part for part in target.parts if part.table.oid == chunk.source_oid)
         session = self._session
         piece = chunks.Chunk(chunk.source_oid, chunk.bytes, chunk.first, chunk.end, chunk.whole)
-        read = session.text_of(contents.reading(item, piece, bed.binary))
-        write = session.text_of(contents.writing(chunk.key, item.columns, bed.binary, chunk.alone))
+        read = session.text_of(contents.reading(item, piece, target.binary))
+        write = session.text_of(contents.writing(chunk.key, item.columns, target.binary, chunk.alone))
         first = session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*chunk.key))) if chunk.alone else None
         move = Move(item.table.label, read, write, first, seeds.mark(session, self._name, chunk))
-        return Job(("rows", chunk.key, Cargo(chunk.key, read, chunk.bytes, bed.binary, chunk.whole)), move, ())
+        return Job(("rows", chunk.key, Cargo(chunk.key, read, chunk.bytes, target.binary, chunk.whole)), move, ())
 
     def _rows_are_there(self) -> None:
         seeds.enter(self._session, self._name, seeds.BUILD)
@@ -414,8 +417,7 @@ def refuse_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any])
     changed = [label for label in {**before, **now} if before.get(label) != now.get(label)]
     if changed:
         raise Changed(
-            "The publications of subscription {0} were altered while the rows were copied: {1} {2} published otherwise now. Put "
-            "that back and run it again, or begin anew after state=absent.".format(
+            "The publications of subscription {0} were altered meanwhile: {1} {2} published otherwise now.".format(
                 quoted(name), enumerate_names(changed), "is" if len(changed) == 1 else "are"
             )
         )

@@ -8,7 +8,7 @@ import time
 from typing import Any, Iterator, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     NAME_BYTES,
     compose,
@@ -106,6 +106,16 @@ def exporting(source: Session, name: str, failover: bool) -> Iterator[tuple[str,
     with Session(source.endpoint.with_keywords(replication="database"), lock_timeout=_PATIENCE) as patient:
         row = _create(source, patient, name, command)
         yield row.consistent_point, row.snapshot_name
+
+
+def check_failover(source: Session, wanted: str | None) -> None:
+    """Refuse C(failover) where the source doesn't know it."""
+    if wanted == "true" and source.version < FAILOVER_SINCE:
+        raise Refused(
+            "failover needs PostgreSQL {0} or later on the upstream; the server of {1} is {2}.".format(
+                FAILOVER_SINCE // 10000, source.endpoint, version_text(source.version)
+            )
+        )
 
 
 def _create(source: Session, patient: Session, name: str, command: Any) -> Any:
