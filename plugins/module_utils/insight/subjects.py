@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight.subscribed import Offer
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import offering, subscribed
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight.offering import Offer
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     enumerate_names,
     quoted,
 )
@@ -114,7 +115,7 @@ def of_subscription(source: Session, session: Session, name: str, live: bool) ->
         )
     if live:
         _refuse_other_source(source, feed)
-    offers = subscribed.offered(source, feed.publications, session.version)
+    offers = offering.offered(source, feed.publications, session.version)
     states = subscribed.subscribed(session, feed.oid)
     _refuse_untaken(feed, offers, states)
     if live:
@@ -190,7 +191,7 @@ def _fed(source: Session, session: Session) -> dict[tuple[str, str], tuple[Feed,
         if not feed.enabled or not _receives_from(source, feed):
             continue
         states = subscribed.subscribed(session, feed.oid)
-        for key, offer in subscribed.offered(source, feed.publications, session.version).items():
+        for key, offer in offering.offered(source, feed.publications, session.version).items():
             if key in states:
                 result[key] = (feed, offer)
     return result
@@ -289,7 +290,7 @@ def sides(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, 
             {name: Column(*rest) for name, *rest in zip(row.columns, row.types, row.plain, row.generated)},
             tuple(row.identity),
         )
-        for row in session.rows(_SIDES, [[key[0] for key in keys], [key[1] for key in keys]])
+        for row in session.rows(_SIDES, arrays(keys))
     }
 
 

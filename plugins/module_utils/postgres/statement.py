@@ -58,6 +58,11 @@ def expression(text: str) -> Any:
     return sql.Composed([sql.SQL("("), sql.SQL(text), sql.SQL("\n)")])
 
 
+def arrays(keys: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """The schemas and the names of tables, as parameters of C(unnest(%s::text[], %s::text[]))."""
+    return [list(column) for column in zip(*keys)] or [[], []]
+
+
 def listed(parts: Sequence[Any]) -> Any:
     """*parts* with commas between."""
     return sql.SQL(", ").join(parts)

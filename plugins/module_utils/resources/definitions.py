@@ -7,6 +7,7 @@ from typing import Iterable, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     enumerate_names,
     quoted,
 )
@@ -55,7 +56,6 @@ class Attachment(NamedTuple):
 
 def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Definition]:
     """The tables of *keys* that exist, read in one query."""
-    wanted = list(keys)
     definitions: dict[tuple[str, str], Definition] = {}
     for row in session.rows(
         "SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind,"
@@ -70,7 +70,7 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
         " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name"
         " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
         " ORDER BY c.oid, a.attnum",
-        [[key[0] for key in wanted], [key[1] for key in wanted]],
+        arrays(keys),
     ):
         key = (row.schema, row.name)
         table = definitions.setdefault(key, Definition(key, row.kind, {}, row.identified))
@@ -127,8 +127,7 @@ def _column_differences(source: Column, target: Column | None) -> list[str]:
 
 def attachments(session: Session, keys: Iterable[tuple[str, str]]) -> list[Attachment]:
     """The indexes and constraints of the tables of *keys*, read in one query; what is inherited comes with its parent."""
-    wanted = list(keys)
-    parameters = {"schemas": [key[0] for key in wanted], "names": [key[1] for key in wanted]}
+    parameters = dict(zip(("schemas", "names"), arrays(keys)))
     return [
         Attachment(
             key=(row.schema, row.table_name),
@@ -400,7 +399,7 @@ def partitioning(
         "SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS parted, c.relispartition AS part"
         " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name) JOIN pg_namespace AS n ON n.nspname = wanted.schema"
         " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name",
-        [[key[0] for key in keys], [key[1] for key in keys]],
+        arrays(keys),
     )
     return (
         frozenset((row.schema, row.name) for row in rows if row.parted),

@@ -9,6 +9,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     compose,
     enumerate_names,
     identifier,
@@ -54,7 +55,7 @@ def attached(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[st
             "  ORDER BY 1) AS words"
             " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name) JOIN pg_namespace AS n ON n.nspname = wanted.schema"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p')",
-            _columns(keys),
+            arrays(keys),
         )
     }
 
@@ -79,7 +80,7 @@ def refuse_losses(
 
 def views_on(session: Session, keys: Sequence[tuple[str, str]]) -> list[View]:
     """The views that read the tables *keys*, which an exchange makes anew; refuses what it can't carry over."""
-    rows = session.rows(_DEPENDANTS, dict(zip(("schemas", "names"), _columns(keys))))
+    rows = session.rows(_DEPENDANTS, dict(zip(("schemas", "names"), arrays(keys))))
     refused = [row.words for row in rows if row.view is None]
     if refused:
         raise Refused(
@@ -143,7 +144,7 @@ def foreign_keys_elsewhere(
             " WHERE k.contype = 'f' AND k.conparentid = 0"
             " AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
             " AND (rn.nspname, r.relname) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY 2, 3, 1",
-            [*_columns(keys), *_columns(whole)],
+            [*arrays(keys), *arrays(whole)],
         )
     ]
 
@@ -218,7 +219,7 @@ def _takeover(session: Session, keys: Sequence[tuple[str, str]]) -> list[str]:
             "SELECT format('ALTER TABLE %%I.%%I OWNER TO %%I', n.nspname, c.relname, pg_get_userbyid(c.relowner)) AS statement"
             + _LIVE
             + " WHERE pg_get_userbyid(c.relowner) <> current_user ORDER BY 1",
-            _columns(keys),
+            arrays(keys),
         )
     ]
     statements += [
@@ -236,7 +237,7 @@ def _takeover(session: Session, keys: Sequence[tuple[str, str]]) -> list[str]:
             "   FROM pg_attribute AS t, aclexplode(t.attacl) AS a"
             "   WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped) AS g"
             " WHERE g.grantee <> c.relowner ORDER BY 1",
-            _columns(keys) * 2,
+            arrays(keys) * 2,
         )
     ]
     return statements
@@ -251,7 +252,3 @@ _LIVE_SEQUENCES = (
     _LIVE + " JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
     " AND d.refobjid = c.oid AND d.deptype IN ('a', 'i') JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S'"
 )
-
-
-def _columns(keys: Sequence[tuple[str, str]]) -> list[Any]:
-    return [[key[0] for key in keys], [key[1] for key in keys]]

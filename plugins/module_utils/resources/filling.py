@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     compose,
     identifier,
     listed,
@@ -187,7 +188,7 @@ class Filling:
                 "SELECT n.nspname AS schema, c.relname AS name, c.oid FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
                 " JOIN pg_namespace AS n ON n.nspname = w.schema"
                 " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name",
-                [[key[0] for key in keys], [key[1] for key in keys]],
+                arrays(keys),
             )
         }
         emptied = set(self._wishes.emptied)

@@ -12,12 +12,16 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Refused,
     Unreachable,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import seeding, slot, subscription
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    seeding,
+    slot,
+    subscription,
+    undoing,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.seeding import Seeding
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -45,7 +49,7 @@ class FirstCopy:
         self._source = source
         self._future = future
         self._taken_up: Seeding | None = None
-        self._offer: Mapping[Any, insight.Offer] = {}
+        self._offer: Mapping[Any, offering.Offer] = {}
         self.method: str | None = None
         """once it is known"""
 
@@ -65,7 +69,7 @@ class FirstCopy:
                 self._task.result["initial_copy"] = {"method": SNAPSHOT, "reason": "a run that died had begun it"}
                 return
             run.leave(forever=True)
-            seeding.clear(session, source, seed)
+            undoing.clear(session, source, seed)
         if placeholder and not seed and placeholder.slot_name and not slot.drop(source, placeholder.slot_name):
             raise Refused(slot.left_in_use(source, placeholder.slot_name))
         if placeholder:
@@ -84,7 +88,7 @@ class FirstCopy:
         reason, size = seeding.survey(session, source, self._offer, jobs)
         method = self._choose(reason)
         if method != NONE:
-            insight.check_empty(session, self._offer)
+            offering.check_empty(session, self._offer)
         slot.check_failover(source, future.options.get("failover"))
         if slot.read(source, future.slot_name or ""):
             raise Refused(
@@ -102,8 +106,8 @@ class FirstCopy:
 
     def _read_offer(self) -> None:
         source, session = self._source, self._session
-        self._offer = insight.offered(source, sorted(self._future.publications or ()), session.version)
-        insight.check_offer(source, session, self._offer, self._future.name)
+        self._offer = offering.offered(source, sorted(self._future.publications or ()), session.version)
+        offering.check_offer(source, session, self._offer, self._future.name)
 
     def _refuse_others(self) -> None:
         """Refuse tables that the first copy of another subscription has begun to fill."""
@@ -228,7 +232,7 @@ class FirstCopy:
         with Session(self._source.endpoint) as source:
             seed = seeds.read(session, self._future.name)
             if seed:
-                seeding.clear(session, source, seed, slot_is_ours)
+                undoing.clear(session, source, seed, slot_is_ours)
             placeholder = subscription.read(session, self._future.name)
             if placeholder and placeholder.placeholder:
                 session.apply(subscription.plan_detached(placeholder, None))
@@ -255,7 +259,7 @@ def finish(task: Task, session: Session, endpoint: Endpoint, current: Subscripti
     be_only_run(session)
     seeding.finish(session, current.name, task.warn)
     if current.enabled and task.params["wait"]:
-        insight.wait_until_caught_up(
+        subscribed.wait_until_caught_up(
             session, endpoint, current.oid, current.name, current.slot_name or "", task.params["wait_timeout"]
         )
     with session.transaction():
@@ -265,4 +269,4 @@ def finish(task: Task, session: Session, endpoint: Endpoint, current: Subscripti
 def remove(session: Session, source: Session | None, seed: Seed) -> None:
     """Undo a first copy that didn't come to its end."""
     be_only_run(session)
-    seeding.clear(session, source, seed)
+    undoing.clear(session, source, seed)

@@ -9,26 +9,22 @@ subscription goes on from the slot without a copy of its own. After each step th
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any, Callable, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     Changed,
     Refused,
     ServerRefused,
-    TimedOut,
     Unreachable,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     compose,
     enumerate_names,
     identifier,
-    listed,
     quoted,
-    raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     contents,
@@ -38,6 +34,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     slot,
     subscription,
     tables,
+    undoing,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.contents import Contents
@@ -57,7 +54,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
     keepers,
     seeds,
     snapshot,
-    staging,
     workers,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.keepers import Keepers
@@ -71,11 +67,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.wo
     Workers,
 )
 
-_AT_ONCE = 100
-"""Tables that are emptied in one transaction."""
-_PATIENCE_SECONDS = 30
-_TRIGGER_ON_TRUNCATE = 32
-"""The bit of pg_trigger.tgtype"""
 _VIOLATED = "23503"
 """foreign_key_violation"""
 _MOST_HELD = 1000
@@ -90,14 +81,14 @@ class TargetTable(NamedTuple):
     binary: bool
 
 
-def survey(session: Session, source: Session, offer: Mapping[Key, insight.Offer], jobs: int) -> tuple[str | None, int]:
+def survey(session: Session, source: Session, offer: Mapping[Key, offering.Offer], jobs: int) -> tuple[str | None, int]:
     """Why *jobs* workers can't do this here, so that PostgreSQL has to make the first copy, and the bytes there are to copy."""
     targets = _targets(source, session, offer)
     return _reason(session, source, offer, targets, jobs), sum(item.size for target in targets for item in target.parts)
 
 
 def _reason(
-    session: Session, source: Session, offer: Mapping[Key, insight.Offer], targets: Sequence[TargetTable], jobs: int
+    session: Session, source: Session, offer: Mapping[Key, offering.Offer], targets: Sequence[TargetTable], jobs: int
 ) -> str | None:
     if source.value("SELECT pg_is_in_recovery()"):
         return "the source is a standby"
@@ -136,7 +127,7 @@ _HINDRANCE = (
 )
 
 
-def _targets(source: Session, session: Session, offer: Mapping[Key, insight.Offer]) -> list[TargetTable]:
+def _targets(source: Session, session: Session, offer: Mapping[Key, offering.Offer]) -> list[TargetTable]:
     """What is published, as *source* sees it, and how it can go to the target."""
     roots = [Table(table.oid, *key, table.kind, table.columns, table.where) for key, table in offer.items()]
     parts: dict[Key, list[Contents]] = {table.key: [] for table in roots}
@@ -173,7 +164,7 @@ class Seeding:
         self._targets: dict[Key, TargetTable] = {}
         self.tally = Tally()
 
-    def begin(self, offer: Mapping[Key, insight.Offer]) -> None:
+    def begin(self, offer: Mapping[Key, offering.Offer]) -> None:
         """Register the slot, create it, keep its snapshot, and take away what the rows would have to be put into one by one."""
         session, future = self._session, self._future
         _rehearse(session, future)
@@ -199,7 +190,7 @@ class Seeding:
             return False
         if seed.slot_name != self._slot or seed.publications != self._future.publications:
             return False
-        if not slot_of(self._source, seed):
+        if not undoing.slot_of(self._source, seed):
             return False
         if seed.phase == seeds.COPY:
             try:
@@ -207,7 +198,7 @@ class Seeding:
                 self._read_again(seed.offer)
             except (Refused, ServerRefused, Unreachable):  # such as a table that the snapshot no longer shows
                 return False
-        end_keepers(self._source, seed.keepers)
+        undoing.end_keepers(self._source, seed.keepers)
         self._phase = seed.phase
         self.slot_is_ours = True
         return True
@@ -227,13 +218,13 @@ class Seeding:
             snapshot.join(moment, self._keepers.names)
             offer = self._offer(moment)
             refuse_changes(self._name, expected, digest(offer))
-            insight.check_offer(moment, self._session, offer, self._name)
+            offering.check_offer(moment, self._session, offer, self._name)
             targets = _targets(moment, self._session, offer)
         self._keepers.hold(_parts(targets))
         self._targets = {target.key: target for target in targets}
 
-    def _offer(self, source: Session) -> dict[Key, insight.Offer]:
-        return insight.offered(source, sorted(self._future.publications or ()), self._session.version)
+    def _offer(self, source: Session) -> dict[Key, offering.Offer]:
+        return offering.offered(source, sorted(self._future.publications or ()), self._session.version)
 
     def check_offer(self, **settings: str) -> None:
         """Refuse to subscribe to something else than was copied: PostgreSQL would take it for copied."""
@@ -256,7 +247,9 @@ class Seeding:
             for drop in aside.drops:
                 session.execute(drop)
             kinds = {key: table.kind for key, table in definitions.read(session, self._targets).items()}
-            shared = _not_truncated(session, list(self._targets)) | {key for key, kind in kinds.items() if kind != "r"}
+            shared = undoing.not_truncated(session, list(self._targets)) | {
+                key for key, kind in kinds.items() if kind != "r"
+            }
             counts: dict[Key, int] = {}
             for chunk in planned:
                 key = extents[chunk.oid][0].key
@@ -385,29 +378,13 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
         " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relispartition"
         " CROSS JOIN LATERAL pg_partition_ancestors(c.oid) AS a(oid) JOIN pg_class AS ac ON ac.oid = a.oid"
         " JOIN pg_namespace AS an ON an.oid = ac.relnamespace WHERE a.oid <> c.oid",
-        [[key[0] for key in keys], [key[1] for key in keys]],
+        arrays(keys),
     )
     above = [((row.schema, row.name), (row.above_schema, row.above_name)) for row in rows]
     return {key: top for key, top in above if top in filled and key not in filled}
 
 
-def _not_truncated(session: Session, keys: Sequence[Key]) -> set[Key]:
-    """The tables that TRUNCATE is refused for because foreign keys point to them, or whose triggers would fire."""
-    return {
-        (row.schema, row.name)
-        for row in session.rows(
-            "SELECT w.schema, w.name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
-            " JOIN pg_namespace AS n ON n.nspname = w.schema"
-            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
-            " WHERE EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)"
-            "  OR EXISTS (SELECT FROM pg_trigger AS t"
-            "   WHERE t.tgrelid = c.oid AND t.tgtype & %s <> 0 AND t.tgenabled IN ('A', 'R'))",
-            [[key[0] for key in keys], [key[1] for key in keys], _TRIGGER_ON_TRUNCATE],
-        )
-    }
-
-
-def digest(offer: Mapping[Key, insight.Offer]) -> dict[str, Any]:
+def digest(offer: Mapping[Key, offering.Offer]) -> dict[str, Any]:
     """What is published, for a comparison later."""
     return {quoted(*key): [table.oid, sorted(table.columns), table.where] for key, table in sorted(offer.items())}
 
@@ -432,83 +409,6 @@ def _rehearse(session: Session, future: Subscription) -> None:
             raise Refused(
                 "The server of {0} can't subscribe to {1}: {2}".format(session.endpoint, future.endpoint, error)
             ) from None
-
-
-def slot_of(source: Session, seed: Seed) -> slot.Slot | None:
-    """The slot of a first copy, if it is there and can be used."""
-    there = slot.read(source, seed.slot_name)
-    return there if there and there.flushed == seed.begins_at and there.wal_status != "lost" else None
-
-
-def end_keepers(source: Session, backends: Sequence[int]) -> None:
-    """End the sessions of a dead run's keepers."""
-    query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s) AND application_name = %s AND pid <> pg_backend_pid()"
-    parameters = [list(backends), keepers.APPLICATION_NAME]
-    source.rows("SELECT pg_terminate_backend(pid) FROM ({0}) AS k".format(query), parameters)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while source.rows(query, parameters):
-        if time.monotonic() > deadline:
-            raise TimedOut("Sessions of a run that died still keep a snapshot at {0}.".format(source.endpoint))
-        time.sleep(0.05)
-
-
-def clear(session: Session, source: Session | None, seed: Seed, slot_is_ours: bool = True) -> None:
-    """Undo a first copy: no snapshot, no slot, empty tables with all their indexes. Needs the lock of the only run.
-
-    :param slot_is_ours: whether the run came so far as to create its slot, if that is known
-    """
-    if seed.phase == seeds.SUBSCRIBED:
-        with session.transaction():
-            seeds.forget(session, seed.subscription)
-        return
-    staging.end_workers(session)
-    if source:
-        end_keepers(source, seed.keepers)
-        there = slot.read(source, seed.slot_name)
-        ours = there and slot_is_ours and seed.begins_at in (None, there.flushed)
-        if ours and not slot.drop(source, seed.slot_name):
-            raise Refused(slot.left_in_use(source, seed.slot_name))
-    seeds.enter(session, seed.subscription, seeds.REGISTERED)  # from here on nobody goes on with it
-    keys = {chunk.key for chunk in seeds.chunks(session, seed.subscription)}
-    _empty(session, definitions.read(session, keys))
-    steps = seeds.steps(session, seed.subscription)
-    named = definitions.read(session, {key for step in steps for key in (step.key, step.refers) if key})
-    with session.transaction():
-        session.execute("SET LOCAL session_replication_role = replica; SET LOCAL search_path = pg_catalog")
-        for step in steps:
-            if {step.key, step.refers} - {None} <= set(named):
-                _bring_back(session, step.statement)
-        seeds.forget(session, seed.subscription)
-
-
-def _bring_back(session: Session, statement: str) -> None:
-    """Run a step, unless somebody has done it meanwhile, or has dropped what it is about."""
-    session.execute("SAVEPOINT step")
-    try:
-        session.execute(statement)
-    except ServerRefused as error:
-        if error.details.get("sqlstate") not in _OVERTAKEN:
-            raise
-        session.execute("ROLLBACK TO SAVEPOINT step")
-    session.execute("RELEASE SAVEPOINT step")
-
-
-_OVERTAKEN = ("42P07", "42710", "42P16", "42P01", "42704", "3F000")
-"""duplicate table and object, a second primary key, undefined table and object, no such schema"""
-
-
-def _empty(session: Session, there: Mapping[Key, definitions.Definition]) -> None:
-    """Empty tables, without triggers, some at a time because each takes several locks."""
-    kept = _not_truncated(session, list(there))
-    only = {key: "ONLY " if table.kind == "r" else "" for key, table in there.items()}
-    statements = [compose("DELETE FROM {only}{table}", only=raw(only[key]), table=identifier(*key)) for key in kept]
-    names = [compose("{only}{table}", only=raw(only[key]), table=identifier(*key)) for key in there if key not in kept]
-    for start in range(0, len(names), _AT_ONCE):
-        statements.append(compose("TRUNCATE {names}", names=listed(names[start : start + _AT_ONCE])))
-    for statement in statements:
-        with session.transaction():
-            session.execute("SET LOCAL session_replication_role = replica")
-            session.execute(statement)
 
 
 def finish(session: Session, name: str, warn: Callable[[str], None]) -> None:

@@ -16,7 +16,12 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.ar
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import compose, identifier, raw
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
+    compose,
+    identifier,
+    raw,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import blueprint, definitions
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.seeds import Step
@@ -79,7 +84,7 @@ def family(session: Session, keys: Collection[tuple[str, str]]) -> list[tuple[st
         " SELECT n.nspname AS schema, c.relname AS name, bool_and(down.fed OR c.relkind = 'p')"
         "  OVER (PARTITION BY down.root) AS fed"
         " FROM down JOIN pg_class AS c ON c.oid = down.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace",
-        [[key[0] for key in keys], [key[1] for key in keys]],
+        arrays(keys),
     )
     return sorted({(row.schema, row.name) for row in rows if row.fed})
 

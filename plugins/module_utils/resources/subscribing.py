@@ -13,8 +13,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     TimedOut,
     Unreachable,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed as insight
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
@@ -140,13 +139,13 @@ def _plan_with_source(
         )
     if not future.enabled:
         return []
-    offer = insight.offered(source, sorted(future.publications or ()), session.version)
-    states = insight.subscribed(session, current.oid)
+    offer = offering.offered(source, sorted(future.publications or ()), session.version)
+    states = subscribed.subscribed(session, current.oid)
     new = {key: table for key, table in offer.items() if key not in states}
     if new:
-        insight.check_offer(source, session, new, current.name)
+        offering.check_offer(source, session, new, current.name)
         if copy_data:
-            insight.check_empty(session, new)
+            offering.check_empty(session, new)
     return subscription.plan_refresh(current, offer, states, copy_data)
 
 
@@ -157,11 +156,11 @@ def _wait(task: Task, session: Session, endpoint: Endpoint, future: Subscription
     if not current or not current.enabled or not task.params["wait"]:
         return
     try:
-        insight.wait_until_ready(session, endpoint, current.oid, current.name, task.params["wait_timeout"])
+        subscribed.wait_until_ready(session, endpoint, current.oid, current.name, task.params["wait_timeout"])
     except TimedOut:
         raise
     except DistributedError as error:
-        if isinstance(error, Unreachable) or not fresh or insight.any_copied(session, current.oid):
+        if isinstance(error, Unreachable) or not fresh or subscribed.any_copied(session, current.oid):
             raise Refused(
                 "{0} The subscription and its slot stay, and a rerun goes on where it stopped.".format(error),
                 **error.details,
@@ -200,7 +199,7 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
     if current.enabled:
         session.apply(subscription.plan_disable(current))
     seed = seeds.read(session, current.name)
-    unfinished = insight.unfinished(session, current.oid)
+    unfinished = subscribed.unfinished(session, current.oid)
     problem = "No connection to the upstream is known."
     dropped = current.slot_name is None
     source = None

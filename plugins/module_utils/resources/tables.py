@@ -9,6 +9,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     enumerate_names,
     quoted,
 )
@@ -117,7 +118,7 @@ def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
             " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
             " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
             " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name",
-            [[key[0] for key in keys], [key[1] for key in keys]],
+            arrays(keys),
         )
     }
     _refuse_missing(session, [key for key in keys if key not in found])

@@ -261,7 +261,11 @@ _BEGIN_OF_SLOT = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHE
 
 
 def _outlive(moment: Snapshot, slot: str, begin: str | None) -> None:
-    """Wait for another run, which ends this session, and if none comes drop the slot, provided that it is the same."""
+    """Wait for another run, which ends this session, and if none comes drop the slot, provided that it is the same.
+
+    Nobody has to wait for a table meanwhile: another run locks them anew, and sees then what has happened to them.
+    """
+    moment.session.execute(UNLOCK)
     end = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < end:
         time.sleep(1)

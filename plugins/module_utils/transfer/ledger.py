@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change, raw
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change, arrays, raw
 
 SCHEMA = "pgml_distributed"
 
@@ -69,7 +69,7 @@ def read(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, s
             "  ON wanted.schema = p.schema_name AND wanted.name = p.table_name"
             " JOIN pg_class AS c ON c.oid = p.relation AND c.relname = p.table_name"
             " JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = p.schema_name",
-            _columns(keys),
+            arrays(keys),
         )
     }
 
@@ -107,7 +107,7 @@ def forget(session: Session, keys: Sequence[tuple[str, str]]) -> None:
     session.execute(
         "DELETE FROM pgml_distributed.copies AS p USING unnest(%s::text[], %s::text[]) AS k(schema, name)"
         " WHERE k.schema = p.schema_name AND k.name = p.table_name",
-        _columns(keys),
+        arrays(keys),
     )
 
 
@@ -124,7 +124,3 @@ def removal() -> Change:
     """The step that removes the ledger."""
     statement = raw("DROP TABLE pgml_distributed.copies, pgml_distributed.progress; DROP SCHEMA pgml_distributed")
     return Change(statement, "Drop schema {0}, which is empty".format(SCHEMA))
-
-
-def _columns(keys: Sequence[tuple[str, str]]) -> list[Any]:
-    return [[key[0] for key in keys], [key[1] for key in keys]]

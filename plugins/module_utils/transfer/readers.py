@@ -16,19 +16,10 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
-    compose,
-    literal,
-    raw,
-    sequence,
-)
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import snapshot
 
-_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LONGEST_SECONDS = 2_000_000
 """statement_timeout takes no more."""
-
-
 _QUERY_CANCELED = "57014"
 
 _STANDS = (
@@ -51,7 +42,7 @@ class View:
 
     def take(self) -> None:
         """Begin, and export the snapshot."""
-        self.session.execute(_BEGIN)
+        self.session.execute(snapshot.BEGIN)
         self.snapshot = self.session.value("SELECT pg_export_snapshot()")
 
     def release(self) -> None:
@@ -120,7 +111,7 @@ class Readers:
             with in_time(session, self._deadline):
                 if self._ended:
                     raise TimedOut("Another query has failed.")
-                session.execute(sequence([raw(_BEGIN), _import(moment)]))
+                snapshot.join(session, [moment])
                 rows = session.rows(query)
                 # Asked later than the rows, whose lock lasts as long as the transaction.
                 stands = session.value(_STANDS, [table])
@@ -137,7 +128,3 @@ class Readers:
             session = snapshot.reading_session(self._endpoint, **self._settings)
             self._sessions.append(session)
             return session
-
-
-def _import(moment: str) -> Any:
-    return compose("SET TRANSACTION SNAPSHOT {name}", name=literal(moment))

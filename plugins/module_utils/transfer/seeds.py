@@ -9,6 +9,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     Change,
+    arrays,
     compose,
     listed,
     literal,
@@ -154,7 +155,7 @@ def others(session: Session, subscription: str, keys: Sequence[tuple[str, str]])
             " JOIN pgml_distributed.seeds AS s USING (subscription)"
             " JOIN unnest(%s::text[], %s::text[]) AS w(schema, name) ON w.schema = c.schema_name AND w.name = c.table_name"
             " WHERE c.subscription <> %s AND s.phase <> 'subscribed'",
-            [[key[0] for key in keys], [key[1] for key in keys], subscription],
+            [*arrays(keys), subscription],
         )
     }
 

@@ -22,7 +22,7 @@ _UNDEFINED = "42P01"
 """undefined_table"""
 UNLOCKED, UNLOCK = "SAVEPOINT unlocked", "ROLLBACK TO SAVEPOINT unlocked"
 """A transaction gives the locks back that it took after the first by the second, and keeps its snapshot."""
-_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def reading_session(endpoint: Endpoint, **settings: str) -> Session:
@@ -44,7 +44,7 @@ class Snapshot:
         if names:
             join(session, names)
         else:
-            session.execute(_BEGIN)
+            session.execute(BEGIN)
         self.name: str = session.value("SELECT pg_export_snapshot()")
 
     def hold(self, tables: Sequence[tuple[int, str, str]], followed: bool = False) -> None:
@@ -109,7 +109,7 @@ def lock(session: Session, tables: Sequence[tuple[int, str, str]]) -> None:
 def join(session: Session, names: Sequence[str]) -> None:
     """Begin a transaction of *session* that sees an exported snapshot, the first of *names* that still is alive."""
     for number, name in enumerate(names, 1):
-        session.execute(_BEGIN)
+        session.execute(BEGIN)
         try:
             session.execute(compose("SET TRANSACTION SNAPSHOT {name}", name=literal(name)))
             return

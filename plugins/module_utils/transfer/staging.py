@@ -10,6 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     compose,
     identifier,
     listed,
@@ -181,7 +182,7 @@ def moves(session: Session, tables: Sequence[Any], there: Mapping[str, str]) -> 
         " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
         " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.name"
         " JOIN pg_statistic_ext AS s ON s.stxrelid = c.oid JOIN pg_namespace AS sn ON sn.oid = s.stxnamespace",
-        [[key[0] for key in tables], [key[1] for key in tables]],
+        arrays(tables),
     ):
         if row.schema in there:
             statements.append(
