@@ -297,6 +297,20 @@ def test_columns_may_be_wider_on_the_target(pair: Pair) -> None:
     assert_streams(pair, "UPDATE a SET v = 'new' WHERE id = 7", source, target)
 
 
+@pytest.mark.parametrize("there", ["bigint", "real"])
+def test_a_domain_may_have_another_base_on_the_target(pair: Pair, there: str) -> None:
+    """One whose binary form is longer, or as long and means something else."""
+    pair.sql_source("CREATE DOMAIN amount AS int")
+    pair.sql_target(f"CREATE DOMAIN amount AS {there}")
+    pair.both("CREATE TABLE a (id int PRIMARY KEY, n amount)")
+    pair.sql_source("INSERT INTO a SELECT g, g * 7 FROM generate_series(1, 100) AS g")
+    pair.publish("a")
+    seed(pair)
+    query = "SELECT id, n::int FROM a"
+    assert_equal(pair, query)
+    assert_streams(pair, "UPDATE a SET n = n + 1 WHERE id = 7", query)
+
+
 def encoded(place: Place, encoding: str) -> None:
     """Make the database anew, in another encoding."""
     place.cluster.drop_database(place.database)

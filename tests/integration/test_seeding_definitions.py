@@ -80,6 +80,69 @@ def test_invalid_indexes_stay_invalid(shop: Pair) -> None:
     assert_equal(shop, "SELECT * FROM users")
 
 
+def indexes(pair: Pair, table: str) -> list[tuple[int, str]]:
+    query = "SELECT indexrelid::int8, indexrelid::regclass::text FROM pg_index WHERE indrelid = %s::regclass ORDER BY 1"
+    return pair.sql_target(query, [table])
+
+
+def test_indexes_of_extensions_stay(shop: Pair) -> None:
+    """pg_dump doesn't tell what they are, because the extension makes them."""
+    shop.sql_target("CREATE INDEX users_name ON users (name); ALTER EXTENSION plpgsql ADD TABLE users")
+    members, others = indexes(shop, "users"), indexes(shop, "orders")
+    assert len(members) == 2 and len(others) == 1
+    assert "warnings" not in seed(shop)
+    assert indexes(shop, "users") == members
+    assert indexes(shop, "orders") != others, "none was taken away"
+    for table in ("users", "orders"):
+        assert_equal(shop, f"SELECT * FROM {table}")
+    assert_streams(shop, "DELETE FROM users WHERE id = 7", "SELECT * FROM users")
+
+
+UNCHECKED = """
+    CREATE TABLE late_orders (PRIMARY KEY (id)) INHERITS (orders);
+    CREATE TABLE lost_orders (PRIMARY KEY (id)) INHERITS (late_orders);
+    CREATE TABLE days (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE days_low PARTITION OF days FOR VALUES FROM (0) TO (50);
+    CREATE TABLE days_high PARTITION OF days DEFAULT;
+"""
+NOT_VALID = """
+    ALTER TABLE orders ADD CONSTRAINT in_shop CHECK (shop > 0) NOT VALID;
+    ALTER TABLE orders ADD CONSTRAINT alone CHECK (id > 1) NO INHERIT NOT VALID;
+    ALTER TABLE late_orders ADD CONSTRAINT late CHECK (id < 1000) NOT VALID;
+    ALTER TABLE days ADD CONSTRAINT odd CHECK (id % 2 = 1) NOT VALID;
+    COMMENT ON CONSTRAINT in_shop ON orders IS 'some have none';
+"""
+VIOLATING = """
+    INSERT INTO late_orders VALUES (1001, 1, 0); INSERT INTO lost_orders VALUES (1002, 1, 0);
+    INSERT INTO days SELECT generate_series(1, 100);
+"""
+
+
+def test_checks_that_are_not_valid_stay_so_and_are_inherited_once(shop: Pair) -> None:
+    shop.both(UNCHECKED)
+    shop.sql_source(VIOLATING)
+    shop.sql_target(NOT_VALID)
+    shop.publish("users", "orders", "late_orders", "lost_orders", "days")
+    checks = "SELECT convalidated, count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0 AND oid >= 16384 GROUP BY 1"
+    assert shop.sql_target(checks) == [(False, 9)]
+    assert "warnings" not in seed(shop)
+    assert shop.sql_target(checks) == [(False, 9)]
+    for table in ("ONLY orders", "ONLY late_orders", "ONLY lost_orders", "days"):
+        assert_equal(shop, f"SELECT * FROM {table}")
+
+
+def test_a_check_that_both_a_table_and_its_parent_have_stays(shop: Pair) -> None:
+    """It stays NOT VALID, belongs to both, and is inherited once."""
+    shop.both(UNCHECKED)
+    shop.sql_target("ALTER TABLE late_orders ADD CONSTRAINT in_shop CHECK (shop < 10) NOT VALID")
+    shop.sql_target("ALTER TABLE orders ADD CONSTRAINT in_shop CHECK (shop < 10) NOT VALID")
+    shop.sql_source("INSERT INTO late_orders VALUES (1001, 1, 0)")
+    shop.publish("users", "orders", "late_orders", "lost_orders", "days")
+    assert "warnings" not in seed(shop)
+    for table in ("ONLY orders", "ONLY late_orders"):
+        assert_equal(shop, f"SELECT * FROM {table}")
+
+
 REFERENCES = """
     CREATE TABLE places (id int, city int, name text, PRIMARY KEY (id, city)); CREATE UNIQUE INDEX places_name ON places (name);
     CREATE TABLE staff (id int PRIMARY KEY, boss int CONSTRAINT bossed REFERENCES staff DEFERRABLE INITIALLY DEFERRED,

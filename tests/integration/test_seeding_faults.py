@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,171 @@ def test_nobody_waits_for_a_killed_run(live: Pair, tmp_path: Path, before: list[
         live.sql_source(f"SET lock_timeout = '5 s'; {statement}")
         succeed(live, tmp_path)
     assert_replicates(live, before)
+
+
+LATE = "CREATE TABLE late (id int PRIMARY KEY)"
+ALTERED = {
+    "ADD TABLE late": ("public.late is", "DROP TABLE late"),
+    "DROP TABLE b, empty": ("public.b, public.empty are", "ADD TABLE b, empty"),
+    "SET TABLE a WHERE (id < 100), b, p, empty": ("public.a is", "SET TABLE a, b, p, empty"),
+}
+
+
+@pytest.mark.parametrize("change", ALTERED)
+def test_a_publication_is_altered_while_rows_come(live: Pair, tmp_path: Path, change: str) -> None:
+    what, back = ALTERED[change]
+    live.both(LATE)
+    before = definitions(live)
+    with run(live, tmp_path, Plan("", pause=B_IS_THERE)) as process:
+        file = paused(process)
+        live.sql_source(f"ALTER PUBLICATION pub {change}")
+        file.unlink()
+        message = failure(
+            process, f"were altered meanwhile: {what} published otherwise now. Put that back and run it again,"
+        )
+    assert "which goes on from here, unless something was written meanwhile that was not published then" in message
+    assert live.slots() == {live.name}
+    assert live.sql_target("SELECT subenabled FROM pg_subscription WHERE subname = %s", [live.name]) == [(False,)]
+    live.sql_source(f"ALTER PUBLICATION pub {back}")
+    result = assert_goes_on(live, tmp_path, before)
+    assert result["initial_copy"]["reason"] == "a run that died had begun it"
+
+
+REGISTERED = "COMMIT after COMMENT ON SUBSCRIPTION"
+"""The last step before a slot is created, when it was looked for already."""
+
+
+def test_a_slot_that_appears_before_it_is_created_is_left(live: Pair, tmp_path: Path, before: list[str]) -> None:
+    with run(live, tmp_path, Plan("", pause=REGISTERED)) as process:
+        file = paused(process)
+        live.sql_source("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [live.name])
+        file.unlink()
+        failure(process, f'replication slot "{live.name}" already exists')
+    assert live.slots() == {live.name}
+    live.sql_source("SELECT pg_drop_replication_slot(%s)", [live.name])
+    assert_undone(live, before)
+    assert is_empty(live)
+
+
+def test_two_runs_ask_for_the_same_slot(
+    live: Pair, tmp_path: Path, before: list[str], servers_of_its_own: tuple[Cluster, Cluster]
+) -> None:
+    """The one that comes second has an own target, and leaves the slot and its snapshot to the first."""
+    with pair_of(*servers_of_its_own) as pair:
+        pair.sql_target(TABLES)
+        other = replace(live, target=pair.target)
+        with (
+            run(other, tmp_path, Plan("", pause=REGISTERED)) as second,
+            run(live, tmp_path, Plan("", pause=B_IS_THERE)) as first,
+        ):
+            waiting, copying = paused(second), paused(first)
+            kept = keeping(live)
+            waiting.unlink()
+            failure(second, f'replication slot "{live.name}" already exists')
+            assert live.slots() == {live.name} and keeping(live) == kept and len(kept) == 2
+            assert is_empty(other)
+            assert other.sql_target("SELECT nspname FROM pg_namespace WHERE nspname ~ '^pgml'") == []
+            copying.unlink()
+            assert not first.finish().get("failed")
+    assert_replicates(live, before)
+
+
+def test_a_table_that_a_killed_run_fills_is_no_other_subscription_s(
+    live: Pair, tmp_path: Path, before: list[str]
+) -> None:
+    live.publish("b", "empty", name="second")
+    with run(live, tmp_path, Plan("", kill=B_IS_THERE)) as process:
+        process.wait(30)
+        seen = copies.contents(live.target)
+        for way in ("snapshot", "native", "none"):
+            other = {"name": live.name + "_b", "publications": ["second"], "initial_copy": way}
+            message = live.not_subscribed(**other)
+            assert f"The first copy of subscription {live.name} is filling public.b, public.empty in" in message
+            assert "let it come to its end, or remove it with state=absent." in message
+        assert copies.contents(live.target) == seen
+        assert_goes_on(live, tmp_path, before)
+
+
+BY_INDEX = """
+    CREATE TABLE kinds (code int NOT NULL, CHECK (nap(code, 'nap.kind') > 0));
+    CREATE UNIQUE INDEX kinds_code ON kinds (code);
+    CREATE TABLE by_kind (kind int CONSTRAINT of_kind REFERENCES kinds (code));
+    ALTER TABLE kinds REPLICA IDENTITY USING INDEX kinds_code; ALTER TABLE by_kind REPLICA IDENTITY FULL;
+"""
+SLOW_DEFINITIONS = """
+    CREATE FUNCTION nap() RETURNS event_trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_sleep(('0' || current_setting('nap.definition', true))::float8); END $$;
+    CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION nap();
+    ALTER EVENT TRIGGER slow ENABLE ALWAYS;
+"""
+ALL_ROWS_ARE_THERE = "SET phase = 'build'"
+
+
+@pytest.mark.parametrize("step", [ALL_ROWS_ARE_THERE, "done: index ('public', 'kinds')"])
+def test_killed_before_a_foreign_key_to_an_index_is_back(live: Pair, tmp_path: Path, step: str) -> None:
+    live.both(BY_INDEX)
+    live.sql_target(SLOW_DEFINITIONS)
+    live.sql_source("INSERT INTO kinds SELECT generate_series(1, 20); INSERT INTO by_kind VALUES (1), (9)")
+    live.publish(*NAMES, "kinds", "by_kind")
+    before = definitions(live)
+    slow(live, "kind", 0.06)  # their rows are the last that come
+    slow(live, "definition", 1)
+    with run(live, tmp_path, Plan("", kill=step)) as process:
+        process.wait(30)
+        assert live.sql_target("SELECT phase FROM pgml_distributed.seeds") == [("build",)]
+        steps = "SELECT kind FROM pgml_distributed.seed_steps WHERE statement ~ %s ORDER BY number"
+        assert live.sql_target(steps, ["of_kind"]) == [("foreign key",), ("validate",)]
+        left = live.sql_target(steps, ["INDEX kinds_code ON"])
+        assert left == ([("index",)] if step == ALL_ROWS_ARE_THERE else [])
+    result = assert_goes_on(live, tmp_path, before)
+    assert "died" in result["initial_copy"]["reason"]
+
+
+def test_what_was_seeded_is_kept_when_the_subscription_is_dropped_by_hand(
+    live: Pair, tmp_path: Path, before: list[str]
+) -> None:
+    """Its seed stands, because the run was killed before it had checked the foreign keys."""
+    with run(live, tmp_path, Plan("", kill=SUBSCRIBED)) as process:
+        process.wait(30)
+        assert live.sql_target("SELECT phase FROM pgml_distributed.seeds") == [("subscribed",)]
+    assert_equal(live)
+    live.sql_target(f"DROP SUBSCRIPTION {live.name}")
+    seen = copies.contents(live.target)
+    assert live.unsubscribe(source=live.endpoint)["changed"]
+    assert copies.contents(live.target) == seen == copies.contents(live.source)
+    assert_undone(live, before)
+
+
+def test_a_table_that_is_dropped_by_hand_hinders_no_removal(live: Pair, tmp_path: Path) -> None:
+    with run(live, tmp_path, Plan("", kill=SUBSCRIBED)) as process:
+        process.wait(30)
+        assert live.sql_target("SELECT DISTINCT table_name FROM pgml_distributed.seed_steps") == [("b",)]
+    live.sql_target("DROP TABLE b")
+    assert live.unsubscribe()["changed"]
+    assert_over(live)
+    assert live.slots() == set()
+    assert live.sql_target("SELECT count(*) FROM a") == [(1500,)]
+
+
+BY_HAND = """
+    CREATE INDEX a_slow ON a (nap(id, 'nap.index')); ALTER TABLE b ADD PRIMARY KEY (id), ADD UNIQUE (v);
+    CREATE INDEX p_v ON p (v); ALTER TABLE b ADD FOREIGN KEY (up) REFERENCES b;
+"""
+
+
+def test_what_was_created_again_by_hand_is_passed_over(live: Pair, tmp_path: Path) -> None:
+    """And is again what replication finds rows by, or what CLUSTER takes."""
+    live.sql_target("ALTER TABLE b CLUSTER ON b_pkey")
+    before = definitions(live)
+    with run(live, tmp_path, Plan("", kill=B_IS_THERE)) as process:
+        process.wait(30)
+        taken = definitions(live)
+        live.sql_target(BY_HAND)
+        assert len(definitions(live)) > len(taken)
+        live.unsubscribe(source=live.endpoint)
+    assert is_empty(live)
+    assert_undone(live, before)
+    assert_goes_on(live, tmp_path, before)
 
 
 @pytest.mark.parametrize("prepared", [False, True])

@@ -69,7 +69,7 @@ class FirstCopy:
                 self._task.result["initial_copy"] = {"method": SNAPSHOT, "reason": "a run that died had begun it"}
                 return
             run.leave(forever=True)
-            undoing.clear(session, source, seed)
+            remove(self._task, session, source, seed)
         if placeholder and not seed and placeholder.slot_name and not slot.drop(source, placeholder.slot_name):
             raise Refused(slot.left_in_use(source, placeholder.slot_name))
         if placeholder:
@@ -165,8 +165,9 @@ class FirstCopy:
             session.apply(subscription.plan_new(future, False, [seeds.entry(future.name, seeds.SUBSCRIBED)]))
         except Changed as error:
             raise Refused(
-                "{0} Put that back and run it again, which goes on from here; or begin anew after state=absent. Until then the "
-                "source keeps its WAL for it.".format(error)
+                "{0} Put that back and run it again, which goes on from here, unless something was written meanwhile that was "
+                "not published then: it is never sent, and you have to begin anew after state=absent. Until then the source "
+                "keeps its WAL for it.".format(error)
             ) from None
         except DistributedError as error:
             raise type(error)(
@@ -266,7 +267,9 @@ def finish(task: Task, session: Session, endpoint: Endpoint, current: Subscripti
         seeds.forget(session, current.name)
 
 
-def remove(session: Session, source: Session | None, seed: Seed) -> None:
-    """Undo a first copy that didn't come to its end."""
+def remove(task: Task, session: Session, source: Session | None, seed: Seed) -> None:
+    """Undo a first copy that didn't come to its end. Of one whose subscription was there already the foreign keys are checked."""
     be_only_run(session)
+    if seed.phase == seeds.SUBSCRIBED:
+        seeding.finish(session, seed.subscription, task.warn)
     undoing.clear(session, source, seed)

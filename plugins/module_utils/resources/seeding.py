@@ -417,6 +417,8 @@ def finish(session: Session, name: str, warn: Callable[[str], None]) -> None:
         try:
             session.execute(seeds.once(session, name, step))
         except ServerRefused as error:
+            if error.details.get("sqlstate") in undoing.GONE:
+                continue
             if error.details.get("sqlstate") != _VIOLATED:
                 raise
             warn(

@@ -56,7 +56,7 @@ def plan(session: Session, keys: Collection[tuple[str, str]], run_command: RunCo
         own = [a for a in chosen if a.kind != "foreign key"]
         texts = {a.attach for a in own if a.attach} | {e.text for e in entries if e.text.startswith("COMMENT ")}
         script = archive.script(picked(entries, {a.identity for a in own}, texts), session.version)
-    steps = [*_built(script, own, parts), *_foreign_key_steps(session, foreign_keys, parts[0])]
+    steps = [*_built(script, own, parts), *_marks(session, own), *_foreign_key_steps(session, foreign_keys, parts[0])]
     return Aside([_drop(a) for a in [*foreign_keys, *own] if a.attach is None], _numbered(steps)) if chosen else NOTHING
 
 
@@ -140,6 +140,27 @@ def _built(
         *[Step(0, "late", None, None, text) for text in after.late],
         *[Step(0, "comment", None, None, text) for text in comments],
     ]
+
+
+def _marks(session: Session, own: Sequence[Attachment]) -> list[Step]:
+    """The steps that say what indexes are for. pg_dump says it with the index, and so not for one that is there already."""
+    rows = session.rows(
+        "SELECT w.schema, w.name, c.relname AS table_name, i.indisreplident, i.indisclustered"
+        " FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
+        " JOIN pg_class AS x ON x.relnamespace = n.oid AND x.relname = w.name JOIN pg_index AS i ON i.indexrelid = x.oid"
+        " JOIN pg_class AS c ON c.oid = i.indrelid WHERE i.indisreplident OR i.indisclustered",
+        arrays([(a.key[0], a.name) for a in own]),
+    )
+    marks = [("REPLICA IDENTITY USING INDEX", row) for row in rows if row.indisreplident]
+    marks += [("CLUSTER ON", row) for row in rows if row.indisclustered]
+    steps = []
+    for mark, row in marks:
+        key = (row.schema, row.table_name)
+        statement = compose(
+            "ALTER TABLE {table} {mark} {name}", table=identifier(*key), mark=raw(mark), name=identifier(row.name)
+        )
+        steps.append(Step(0, "late", key, None, session.text_of(statement)))
+    return steps
 
 
 def _foreign_key_steps(

@@ -185,7 +185,7 @@ def _remove(task: Task, session: Session | None, current: Subscription | None) -
     if session and seed:
         task.note('Remove what is left of the first copy of subscription "{0}"'.format(params["name"]))
         if not task.check_mode:
-            first_copy.remove(session, _first_reached([endpoint]), seed)
+            first_copy.remove(task, session, _first_reached([endpoint]), seed)
     if endpoint and params["slot_name"]:
         _settle(task, session, endpoint, params["slot_name"])
 
@@ -209,7 +209,7 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
             if source:
                 stack.enter_context(source)
             if seed and current.placeholder:
-                first_copy.remove(session, source, seed)
+                first_copy.remove(task, session, source, seed)
                 dropped = source is not None
             elif source and current.slot_name:
                 dropped = slot.drop(source, current.slot_name)
@@ -217,7 +217,7 @@ def _remove_from_both(task: Task, session: Session, current: Subscription, given
         except (Unreachable, ServerRefused) as error:
             problem = str(error)
         if seed and current.placeholder and seeds.read(session, current.name):
-            first_copy.remove(session, None, seed)
+            first_copy.remove(task, session, None, seed)
         elif seed and not current.placeholder:
             seeding.finish(session, current.name, task.warn)
         with session.transaction():

@@ -86,8 +86,10 @@ def _bring_back(session: Session, statement: str) -> None:
     session.execute("RELEASE SAVEPOINT step")
 
 
-_OVERTAKEN = ("42P07", "42710", "42P16", "42P01", "42704", "3F000")
-"""duplicate table and object, a second primary key, undefined table and object, no such schema"""
+GONE = ("42P01", "42704", "3F000")
+"""undefined table and object, no such schema"""
+_OVERTAKEN = ("42P07", "42710", "42P16", *GONE)
+"""duplicate table and object, a second primary key"""
 
 
 def _empty(session: Session, there: Mapping[Key, definitions.Definition]) -> None:
