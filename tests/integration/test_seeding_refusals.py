@@ -14,7 +14,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres im
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import slot
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, snapshot
 from psycopg2.sql import SQL, Identifier
 
 from tests.support.pair import Pair, Place, create_role, forget_subscriptions
@@ -101,6 +101,40 @@ def test_a_user_that_may_read_some_columns_only_postgresql_copies(shop: Pair) ->
     result = shop.subscribe()
     assert result["initial_copy"]["method"] == "native" and "some columns" in result["initial_copy"]["reason"]
     assert_equal(shop, "SELECT id FROM a")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [("", "Another run has created subscription {0}: run it again."), ("_2", "from subscription {0}_2 already")],
+)
+def test_another_run_fills_the_tables_first(
+    shop: Pair, monkeypatch: pytest.MonkeyPatch, other: str, words: str
+) -> None:
+    """When all was well so far."""
+    enough = indexes.refuse_no_space
+
+    def later(*arguments: Any) -> None:
+        monkeypatch.setattr(indexes, "refuse_no_space", enough)
+        shop.subscribe(name=shop.name + other)
+
+    monkeypatch.setattr(indexes, "refuse_no_space", later)
+    message = shop.target.run("pgml_subscription", **shop.subscription())["msg"]
+    assert words.format(shop.name) in message
+    assert_equal(shop, "SELECT * FROM a")
+    assert shop.slots() == {shop.name + other}
+    shop.target.ok("pgml_subscription", name=shop.name + other, state="absent")
+
+
+def test_partitions_with_row_security_postgresql_copies(pair: Pair) -> None:
+    """By way of their root, which has none."""
+    pair.both(
+        "CREATE TABLE a (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        " CREATE TABLE a_1 PARTITION OF a FOR VALUES FROM (0) TO (10)"
+    )
+    pair.sql_source("INSERT INTO a SELECT generate_series(1, 9); ALTER TABLE a_1 ENABLE ROW LEVEL SECURITY")
+    pair.publish("a", via_partition_root=True)
+    refused_only_as_snapshot(pair, "row security applies to user")
+    assert_equal(pair, "SELECT * FROM a")
 
 
 def test_a_tree_and_its_partition_are_not_copied_twice(pair: Pair) -> None:

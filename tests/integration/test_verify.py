@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -553,6 +554,15 @@ def test_who_keeps_a_table_from_being_locked_is_named(pair: Pair) -> None:
         assert 'prepared transaction "left alone" of user "postgres" holds parts' in message
     assert not pair.source.sql("SELECT 1 FROM pg_locks WHERE mode = 'ShareLock' AND locktype = 'relation'")
     assert verify(pair, "fence")["equal"]
+
+
+def test_nobody_waits_behind_a_lock_that_can_t_be_had(pair: Pair) -> None:
+    wire(pair)
+    seen = pair.source.cluster.log().count("IN SHARE MODE")
+    with pair.source.transaction("INSERT INTO plain VALUES (0)") as pid:
+        time.sleep(0.6)  # longer than a lock is queued for
+        assert f"process {pid} of user" in refused(pair, "fence", timeout=2)
+    assert pair.source.cluster.log().count("IN SHARE MODE") == seen
 
 
 def test_writers_wait_no_longer_than_the_lock_is_queued_for(pair: Pair) -> None:

@@ -10,7 +10,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.insight imp
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.capacity import Replica, Upstream
 
 MEGABYTE = 1 << 20
-SOURCE = Upstream(wal_per_second=0.0, wal_space=None, wal_limit=None, age=1000, free_senders=1, free_connections=8)
+SOURCE = Upstream(
+    wal_per_second=0.0, wal_space=None, wal_limit=None, age=1000, idle_limit=None, free_senders=1, free_connections=8
+)
 TARGET = Replica(free_origins=1, free_workers=1, free_connections=6)
 SECOND = capacity.BYTES_PER_SECOND
 """A copy of that many bytes takes a second."""
@@ -27,6 +29,7 @@ def test_just_enough_of_everything_is_enough() -> None:
         "wal_space": 20 * MEGABYTE,
         "wal_limit": 10 * MEGABYTE,
         "age": capacity.OLDEST_AGE,
+        "idle_limit": 10,
     }
     assert problems(source=source) == []
 
@@ -43,6 +46,11 @@ def test_wal_may_take_half_of_the_space() -> None:
 def test_wal_may_take_what_slots_may_keep() -> None:
     (words,) = problems(source={"wal_per_second": 2 * MEGABYTE, "wal_limit": 19 * MEGABYTE})
     assert "writes 20 MB of WAL" in words and "19 MB (max_slot_wal_keep_size)" in words
+
+
+def test_a_slot_may_not_be_given_up_for_idleness_meanwhile() -> None:
+    (words,) = problems(source={"idle_limit": 9})
+    assert "takes about 10 s" in words and "given up after 9 s (idle_replication_slot_timeout)" in words
 
 
 def test_old_rows_stand_against_a_long_snapshot() -> None:

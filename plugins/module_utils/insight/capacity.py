@@ -35,6 +35,8 @@ class Upstream(NamedTuple):
     """bytes of WAL after which a slot is invalidated (max_slot_wal_keep_size); None without a limit"""
     age: int
     """transactions since the oldest unfrozen row of the database"""
+    idle_limit: int | None
+    """seconds without use after which a slot is invalidated (idle_replication_slot_timeout); None without a limit"""
     free_senders: int
     free_connections: int
 
@@ -50,9 +52,10 @@ class Replica(NamedTuple):
 
 def read_upstream(source: Session, size: int, known_space: int | None) -> Upstream:
     """Ask the source about a copy of *size* bytes; *known_space* is its wal_space(), if that is known from elsewhere."""
-    limit, max_age = source.row(
+    limit, max_age, idle_limit = source.row(
         "SELECT (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS wal_limit,"
-        " (SELECT max(age(datfrozenxid)) FROM pg_database) AS max_age"
+        " (SELECT max(age(datfrozenxid)) FROM pg_database) AS max_age,"
+        " extract(epoch FROM nullif(current_setting('idle_replication_slot_timeout', true), '')::interval)::int AS idle_limit"
     )
     free = source.row(
         "SELECT current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_get_wal_senders() AS s WHERE s.pid > 0)"
@@ -63,6 +66,7 @@ def read_upstream(source: Session, size: int, known_space: int | None) -> Upstre
         wal_space(source) if known_space is None else known_space,
         None if limit < 0 else limit * _MEGABYTE,
         int(max_age),
+        idle_limit or None,
         int(free.senders),
         int(free.connections),
     )
@@ -154,6 +158,11 @@ def problems(upstream: Upstream, replica: Replica, size: int, jobs: int) -> list
             "{3:,} MB (max_slot_wal_keep_size): it would be lost. Raise that, or copy when less is written.".format(
                 size >> 20, seconds, growth / _MEGABYTE, upstream.wal_limit >> 20
             )
+        )
+    if upstream.idle_limit is not None and seconds > upstream.idle_limit:
+        found.append(
+            "The copy of {0:,} MB takes about {1:,.0f} s, and a slot that nobody uses is given up after {2:,} s "
+            "(idle_replication_slot_timeout): allow more.".format(size >> 20, seconds, upstream.idle_limit)
         )
     if upstream.age > OLDEST_AGE:
         found.append(

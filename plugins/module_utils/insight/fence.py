@@ -66,11 +66,14 @@ class Fence:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             self._wait_for_small_lag(subjects)
+            reason = blockers(self._servers.source, subjects, self._lock_timeout)
             try:
-                moment = self._attempt(subjects)
+                moment = None if reason else self._attempt(subjects)
                 if moment:
                     return moment
-                reason = "the target did not catch up while they were locked for {0:g} s".format(LONGEST_HOLD_SECONDS)
+                reason = reason or "the target did not catch up while they were locked for {0:g} s".format(
+                    LONGEST_HOLD_SECONDS
+                )
             except DistributedError as error:
                 if error.details.get("sqlstate") not in _RETRIED and not (self._locker and self._locker.closed):
                     raise
@@ -173,8 +176,9 @@ def _refuse_long_timeout(source: Session, lock_timeout: int) -> None:
         )
 
 
-def blockers(source: Session, subjects: Sequence[Subject]) -> str:
-    """Who holds locks that keep the tables from being locked against writes."""
+def blockers(source: Session, subjects: Sequence[Subject], milliseconds: int = 0) -> str:
+    """Who holds locks that keep the tables from being locked against writes, in transactions that are older than that: behind
+    a lock that waits for them whoever writes has to wait too."""
     rows = source.rows(
         "SELECT a.pid, coalesce(a.usename, p.owner) AS role, a.backend_type, a.state, p.gid, string_agg(DISTINCT"
         "  l.relation::regclass::text, ', ') AS relations,"
@@ -184,11 +188,12 @@ def blockers(source: Session, subjects: Sequence[Subject]) -> str:
         "  AND x.virtualtransaction = l.virtualtransaction"
         " LEFT JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid"
         " WHERE l.granted AND l.locktype = 'relation' AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')"
+        " AND coalesce(clock_timestamp() - coalesce(a.xact_start, p.prepared) >= %s * interval '1 ms', true)"
         " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation IN ("
         + _TREE
         + ") GROUP BY a.pid, a.usename, p.owner, a.backend_type, a.state, a.xact_start, p.gid, p.prepared"
         " ORDER BY coalesce(a.xact_start, p.prepared) LIMIT 3",
-        [[each.source.oid for each in subjects]],
+        [milliseconds, [each.source.oid for each in subjects]],
     )
     return "; ".join(map(_holder, rows))
 

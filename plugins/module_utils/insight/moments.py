@@ -90,6 +90,8 @@ def at_rest(servers: Servers, subjects: Sequence[Subject]) -> Iterator[Moment]:
 @contextlib.contextmanager
 def followed(servers: Servers, subjects: Sequence[Subject]) -> Iterator[Moment]:
     """The source as it is now, and the target when it has applied all of that, and perhaps more."""
+    # A target that is far behind catches up before the source has to keep a snapshot for it.
+    catch_up(servers, feeds_of(subjects), subscribed.mark(servers.source))
     try:
         servers.source_view.take()
         lsn = subscribed.mark(servers.source)

@@ -14,12 +14,13 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     identifier,
     literal,
     quoted,
+    raw,
     union_all,
 )
 
 LOOKS_AT_ONCE = 50
 """Tables looked into by one query: planning more takes longer than they are worth, and a lock for each."""
-COLUMN_LISTS_SINCE = 150000
+COLUMN_LISTS_SINCE = SCHEMAS_SINCE = 150000
 GENERATED_COLUMNS_SINCE = 180000
 """Before 18 generated columns are never published, though pg_publication_tables lists them."""
 
@@ -83,6 +84,37 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
             [list(publications)],
         )
     }
+
+
+def edition(source: Session, publications: Sequence[str]) -> str:
+    """Another text when *publications* have been altered, even if they are as before again: what was written between may not
+    have been published."""
+    members = ["pg_publication_rel"] + ["pg_publication_namespace"] * (source.version >= SCHEMAS_SINCE)
+    columns = {"pg_publication_rel": "prpubid", "pg_publication_namespace": "pnpubid"}
+    queries = [raw("SELECT 'pg_publication' AS catalog, oid, xmin, oid AS publication FROM pg_publication")]
+    queries += [raw("SELECT '{0}', oid, xmin, {1} FROM {0}".format(name, columns[name])) for name in members]
+    return str(
+        source.value(
+            compose(
+                "SELECT string_agg(concat_ws(' ', r.catalog, r.oid, r.xmin), ',' ORDER BY r.catalog, r.oid)"
+                " FROM ({rows}) AS r JOIN pg_publication AS p ON p.oid = r.publication"
+                " WHERE p.pubname = ANY({names}::text[])",
+                rows=union_all(queries),
+                names=literal(list(publications)),
+            )
+        )
+    )
+
+
+def unpublished(source: Session, published: Sequence[int]) -> list[int]:
+    """The oids of all other tables."""
+    return [
+        row.oid
+        for row in source.rows(
+            "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p') AND oid >= 16384 AND NOT oid = ANY(%s::oid[]) ORDER BY 1",
+            [list(published)],
+        )
+    ]
 
 
 def _refuse_parts(source: Session, publications: Sequence[str]) -> None:

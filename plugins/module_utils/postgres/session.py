@@ -110,6 +110,11 @@ class Session:
             cursor.copy_expert(statement, source, block)
             return int(cursor.rowcount)
 
+    def shorten_lock_timeout(self, milliseconds: int) -> None:
+        """Wait no longer than that for a lock until the transaction ends."""
+        self._lock_timeout = "{0} ms".format(milliseconds)
+        self.execute("SET LOCAL lock_timeout = {0}".format(milliseconds))
+
     def without_timeouts(self) -> None:
         """Let what runs here take its time, and have the server notice soon when this side is gone."""
         self.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
@@ -219,7 +224,8 @@ class Session:
         return ServerRefused("{0} said: {1}".format(self.endpoint.title, message), sqlstate=code)
 
     def _blockers(self) -> str:
-        """The oldest transactions that hold locks on tables of this database, asked in a session of its own."""
+        """The oldest transactions that hold locks on tables of this database, those first that hold the strongest, asked in a
+        session of its own."""
         with Session(self.endpoint) as session:
             rows = session.rows(
                 "SELECT a.pid, a.usename, a.state, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age,"
@@ -228,7 +234,8 @@ class Session:
                 " WHERE l.granted AND l.locktype = 'relation' AND a.pid <> pg_backend_pid()"
                 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
                 " AND l.relation >= 16384"
-                " GROUP BY a.pid, a.usename, a.state, a.xact_start ORDER BY a.xact_start LIMIT 3"
+                " GROUP BY a.pid, a.usename, a.state, a.xact_start"
+                " ORDER BY bool_or(l.mode = 'AccessExclusiveLock') DESC, a.xact_start LIMIT 3"
             )
         return "".join(
             ': process {0.pid} of user "{0.usename}" ({0.state} for {0.age}) holds {0.relations}'.format(row)

@@ -10,6 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Changed,
     DistributedError,
     Refused,
+    ServerRefused,
     Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering, subscribed
@@ -40,6 +41,12 @@ ATTEMPTS = 5
 """How often a first copy is begun, when tables change at the moment when that happens."""
 
 
+_STAYS = (
+    "What was copied stays, and a rerun goes on where this one stopped, within {0} minutes if rows are still to come; "
+    "state=absent removes it.".format(keepers.GRACE_SECONDS // 60)
+)
+
+
 class FirstCopy:
     """That of the subscription *future*: take_up() or prepare(), then make()."""
 
@@ -56,15 +63,17 @@ class FirstCopy:
     def take_up(self) -> None:
         """Go on with what a run had begun that died before its end, if that can be; else remove it."""
         session, source, name = self._session, self._source, self._future.name
-        if seeds.read(session, name):
-            be_only_run(session)
         seed = seeds.read(session, name)
+        if seed:
+            be_only_run(session)
+            seed = seeds.read(session, name)
         placeholder = subscription.read(session, name)
         if placeholder and not placeholder.placeholder:
-            raise Refused("Another run has created subscription {0}: run it again.".format(quoted(name)))
+            raise _overtaken(name)
         if seed:
             run = Seeding(self._task, session, source, self._future)
-            if placeholder and self._task.params["initial_copy"] in (None, SNAPSHOT) and run.go_on(seed):
+            _refuse_other_source(source, seed)
+            if placeholder and self._task.params["initial_copy"] in (None, SNAPSHOT) and self._goes_on(run, seed):
                 self._taken_up, self.method = run, SNAPSHOT
                 self._task.result["initial_copy"] = {"method": SNAPSHOT, "reason": "a run that died had begun it"}
                 return
@@ -74,6 +83,18 @@ class FirstCopy:
             raise Refused(slot.left_in_use(source, placeholder.slot_name))
         if placeholder:
             session.apply(subscription.plan_detached(placeholder, None))
+
+    def _goes_on(self, run: Seeding, seed: Seed) -> bool:
+        try:
+            return run.go_on(seed)
+        except Changed as error:
+            self._task.warn("{0} It was begun anew.".format(error))
+            return False
+        except Refused:
+            return False
+        except DistributedError as error:
+            run.leave(forever=False)
+            raise type(error)("{0} {1}".format(error, _STAYS), **error.details) from None
 
     def prepare(self) -> None:
         """Choose the method, and refuse what could not succeed."""
@@ -144,13 +165,16 @@ class FirstCopy:
         session, source, future = self._session, self._source, self._future
         name = future.slot_name or ""
         session.apply(subscription.plan_placeholder(future))
-        created = False
+        ours = True  # also when the connection breaks before the answer
         try:
-            slot.create(source, name, failover=future.options.get("failover") == "true")
-            created = True
+            try:
+                slot.create(source, name, failover=future.options.get("failover") == "true")
+            except (Refused, ServerRefused):
+                ours = False
+                raise
             session.apply(subscription.plan_new(future, self.method == NATIVE))
         except DistributedError:
-            if created:
+            if ours:
                 slot.drop(source, name)
             session.apply(subscription.plan_detached(future, None))
             raise
@@ -160,14 +184,14 @@ class FirstCopy:
         session, future = self._session, self._future
         began = time.monotonic()
         run = self._filled()
+        run.check_slot()
         try:
             run.check_offer()
             session.apply(subscription.plan_new(future, False, [seeds.entry(future.name, seeds.SUBSCRIBED)]))
         except Changed as error:
             raise Refused(
-                "{0} Put that back and run it again, which goes on from here, unless something was written meanwhile that was "
-                "not published then: it is never sent, and you have to begin anew after state=absent. Until then the source "
-                "keeps its WAL for it.".format(error)
+                "{0} What is written while it isn't published is never sent: remove the copy with state=absent and begin anew. "
+                "Until then the source keeps its WAL for it.".format(error)
             ) from None
         except DistributedError as error:
             raise type(error)(
@@ -185,6 +209,7 @@ class FirstCopy:
         """The copy with all that is built on it, begun anew when tables change at that moment."""
         if self._taken_up is None:
             be_only_run(self._session)
+            self._look_again()
         for attempt in range(1, ATTEMPTS + 1):
             run = self._taken_up or Seeding(self._task, self._session, self._source, self._future)
             try:
@@ -198,6 +223,15 @@ class FirstCopy:
                 self._read_offer()
         return run
 
+    def _look_again(self) -> None:
+        """See that no other run came before this one had the lock."""
+        session, name = self._session, self._future.name
+        if subscription.read(session, name) or seeds.read(session, name):
+            raise _overtaken(name)
+        self._read_offer()
+        self._refuse_others()
+        offering.check_empty(session, self._offer)
+
     def _fill(self, run: Seeding) -> None:
         """One try; an error undoes it, unless the next run can go on."""
         try:
@@ -207,11 +241,7 @@ class FirstCopy:
         except DistributedError as error:
             if isinstance(error, Unreachable) and run.can_be_taken_up:
                 run.leave(forever=False)
-                raise Unreachable(
-                    "{0} What was copied stays, and a rerun goes on where this one stopped, within {1} minutes if rows are "
-                    "still to come; state=absent removes it.".format(error, keepers.GRACE_SECONDS // 60),
-                    **error.details,
-                ) from None
+                raise Unreachable("{0} {1}".format(error, _STAYS), **error.details) from None
             run.leave(forever=True)
             try:
                 self._undo(run.slot_is_ours)
@@ -237,6 +267,21 @@ class FirstCopy:
             placeholder = subscription.read(session, self._future.name)
             if placeholder and placeholder.placeholder:
                 session.apply(subscription.plan_detached(placeholder, None))
+
+
+def _overtaken(name: str) -> Refused:
+    return Refused("Another run has created subscription {0}: run it again.".format(quoted(name)))
+
+
+def _refuse_other_source(source: Session, seed: Seed) -> None:
+    """Refuse to look for the slot of a first copy on another server than the one that has it."""
+    if seed.phase != seeds.SUBSCRIBED and seed.source != seeds.identity(source):
+        raise Refused(
+            "The first copy of subscription {0} was begun from another database than {1}: give that one as source, or remove "
+            'it with state=absent and without source, and then slot "{2}" there.'.format(
+                quoted(seed.subscription), source.endpoint, seed.slot_name
+            )
+        )
 
 
 def be_only_run(session: Session) -> None:
@@ -269,6 +314,8 @@ def finish(task: Task, session: Session, endpoint: Endpoint, current: Subscripti
 
 def remove(task: Task, session: Session, source: Session | None, seed: Seed) -> None:
     """Undo a first copy that didn't come to its end. Of one whose subscription was there already the foreign keys are checked."""
+    if source:
+        _refuse_other_source(source, seed)
     be_only_run(session)
     if seed.phase == seeds.SUBSCRIBED:
         seeding.finish(session, seed.subscription, task.warn)

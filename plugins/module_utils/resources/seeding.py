@@ -15,7 +15,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     Changed,
     Refused,
     ServerRefused,
-    Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -120,6 +119,8 @@ _HINDRANCE = (
     "SELECT format('user \"%%s\" may read only some columns of %%s', current_user, c.oid::regclass) AS reason"
     " FROM pg_class AS c WHERE c.oid = ANY(%(parts)s) AND NOT (has_table_privilege(c.oid, 'SELECT')"
     "  AND has_schema_privilege(c.relnamespace, 'USAGE'))"
+    " UNION ALL SELECT format('row security applies to user \"%%s\" in %%s', current_user, c.oid::regclass)"
+    " FROM pg_class AS c WHERE c.oid = ANY(%(parts)s) AND row_security_active(c.oid)"
     " UNION ALL SELECT CASE WHEN c.relkind = 'f' THEN format('partition %%s is a foreign table', c.oid::regclass)"
     "  ELSE 'a partitioned table and one of its partitions are both published' END FROM unnest(%(roots)s::oid[]) AS root(oid)"
     "  CROSS JOIN LATERAL pg_partition_tree(root.oid) AS t JOIN pg_class AS c ON c.oid = t.relid"
@@ -168,37 +169,43 @@ class Seeding:
         """Register the slot, create it, keep its snapshot, and take away what the rows would have to be put into one by one."""
         session, future = self._session, self._future
         _rehearse(session, future)
+        published = self._digest(self._source, offer)
         registration = seeds.registration(
-            self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source), digest(offer)
+            self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source), published
         )
         session.apply([*seeds.preparation(session), registration, *subscription.plan_placeholder(future)])
         failover = future.options.get("failover") == "true"
-        targets = _targets(self._source, session, offer)
-        with slot.exporting(self._source, self._slot, failover) as (begins_at, name):
-            self.slot_is_ours = True
+        self.slot_is_ours = True  # also when the connection breaks before the answer
+        with contextlib.ExitStack() as stack:
+            try:
+                begins_at, name = stack.enter_context(slot.exporting(self._source, self._slot, failover))
+            except (Refused, ServerRefused):
+                self.slot_is_ours = False
+                raise
             seeds.begin(session, self._name, begins_at)
-            self._keep([name]).hold(_parts(targets))  # soon, because until then a table may be truncated or rewritten
-        self._targets = {target.key: target for target in targets}
-        # Whoever waits for a table stands before this, so that it may fail. It is done again in the end.
-        with contextlib.suppress(ServerRefused):
-            self.check_offer(lock_timeout="200 ms")
+            self._keep([name])
+        self._read_again(published)
         self._plan()
 
     def go_on(self, seed: Seed) -> bool:
-        """Take up what a run has left that died; False when that can't be, because its snapshot or its slot is gone."""
-        if seed.phase not in (seeds.COPY, seeds.BUILD) or seed.source != seeds.identity(self._source):
+        """Take up what a run has left that died; False when that can't be, because its snapshot or its slot is gone.
+
+        Raises Changed when tables are not what they were, and another error when the next run may go on.
+        """
+        if seed.phase not in (seeds.COPY, seeds.BUILD):
             return False
         if seed.slot_name != self._slot or seed.publications != self._future.publications:
-            return False
-        if not undoing.slot_of(self._source, seed):
             return False
         if seed.phase == seeds.COPY:
             try:
                 self._keep(seed.snapshots, seed.keepers)
-                self._read_again(seed.offer)
-            except (Refused, ServerRefused, Unreachable):  # such as a table that the snapshot no longer shows
+            except ServerRefused:  # nobody has the snapshot any more
                 return False
         undoing.end_keepers(self._source, seed.keepers)
+        if not undoing.slot_of(self._source, seed):
+            return False
+        if seed.phase == seeds.COPY:
+            self._read_again(seed.offer)
         self._phase = seed.phase
         self.slot_is_ours = True
         return True
@@ -217,7 +224,7 @@ class Seeding:
         with snapshot.reading_session(self._source.endpoint) as moment:
             snapshot.join(moment, self._keepers.names)
             offer = self._offer(moment)
-            refuse_changes(self._name, expected, digest(offer))
+            refuse_changes(self._name, expected, self._digest(moment, offer))
             offering.check_offer(moment, self._session, offer, self._name)
             targets = _targets(moment, self._session, offer)
         self._keepers.hold(_parts(targets))
@@ -226,12 +233,36 @@ class Seeding:
     def _offer(self, source: Session) -> dict[Key, offering.Offer]:
         return offering.offered(source, sorted(self._future.publications or ()), self._session.version)
 
-    def check_offer(self, **settings: str) -> None:
+    def check_offer(self) -> None:
         """Refuse to subscribe to something else than was copied: PostgreSQL would take it for copied."""
         seed = seeds.read(self._session, self._name)
         if seed:
-            with Session(self._source.endpoint, **settings) as source:
-                refuse_changes(self._name, seed.offer, digest(self._offer(source)))
+            with Session(self._source.endpoint) as source:
+                offer = self._offer(source)
+                refuse_changes(self._name, seed.offer, self._digest(source, offer))
+                offering.check_offer(source, self._session, offer, self._name)
+
+    def check_slot(self) -> None:
+        """Refuse to subscribe when the server has given the slot up."""
+        seed = seeds.read(self._session, self._name)
+        with Session(self._source.endpoint) as source:
+            if seed and not undoing.slot_of(source, seed):
+                raise Refused(
+                    'Slot "{0}" is gone, or the server of {1} has given up its WAL (max_slot_wal_keep_size, or '
+                    "idle_replication_slot_timeout): allow more there and run it again, which begins anew.".format(
+                        self._slot, source.endpoint
+                    )
+                )
+
+    def _digest(self, source: Session, offer: Mapping[Key, offering.Offer]) -> dict[str, Any]:
+        """What is published, for a comparison later."""
+        return {
+            "tables": {
+                quoted(*key): [table.oid, sorted(table.columns), table.where] for key, table in sorted(offer.items())
+            },
+            "others": offering.unpublished(source, [table.oid for table in offer.values()]),
+            "edition": offering.edition(source, sorted(self._future.publications or ())),
+        }
 
     def _plan(self) -> None:
         """Take the indexes away, and remember what is to come, in one transaction."""
@@ -384,18 +415,20 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
     return {key: top for key, top in above if top in filled and key not in filled}
 
 
-def digest(offer: Mapping[Key, offering.Offer]) -> dict[str, Any]:
-    """What is published, for a comparison later."""
-    return {quoted(*key): [table.oid, sorted(table.columns), table.where] for key, table in sorted(offer.items())}
-
-
 def refuse_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse publications that don't offer what they did *before*."""
-    changed = [label for label in {**before, **now} if before.get(label) != now.get(label)]
-    if changed:
+    """Refuse publications that don't offer what they did *before*. Tables that didn't exist then come with all of their rows."""
+    old, new, others = before["tables"], now["tables"], set(before["others"])
+    changed = [label for label in old if new.get(label) != old[label]]
+    changed += [label for label in new if label not in old and new[label][0] in others]
+    if changed or before["edition"] != now["edition"]:
         raise Changed(
-            "The publications of subscription {0} were altered meanwhile: {1} {2} published otherwise now.".format(
-                quoted(name), enumerate_names(changed), "is" if len(changed) == 1 else "are"
+            "The publications of subscription {0} were altered meanwhile{1}.".format(
+                quoted(name),
+                ": {0} {1} published otherwise now".format(
+                    enumerate_names(changed), "is" if len(changed) == 1 else "are"
+                )
+                if changed
+                else "",
             )
         )
 

@@ -35,7 +35,7 @@ GRACE_SECONDS = 600
 _STAY, _LET_GO = "stay", "let go"
 _PAUSE_SECONDS = 0.1
 _HOLD_SECONDS = 60
-_HOLD = "SET LOCAL lock_timeout = '200 ms'"
+_HOLD_MILLISECONDS = 200
 _PROBE_SECONDS = 5
 _ANSWER_SECONDS = 60
 
@@ -248,8 +248,8 @@ def _serve(moment: Snapshot, connection: Any) -> bool:
             moment.session.execute(UNLOCK)
         else:
             try:
-                moment.session.execute(_HOLD)
-                moment.hold(what, followed=True)
+                moment.session.shorten_lock_timeout(_HOLD_MILLISECONDS)
+                moment.hold(what)
             except ServerRefused as error:
                 moment.session.execute(UNLOCK)
                 answer = (type(error), (str(error), error.details))

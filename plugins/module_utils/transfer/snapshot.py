@@ -9,6 +9,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
     compose,
     enumerate_names,
     identifier,
@@ -47,12 +48,11 @@ class Snapshot:
             session.execute(BEGIN)
         self.name: str = session.value("SELECT pg_export_snapshot()")
 
-    def hold(self, tables: Sequence[tuple[int, str, str]], followed: bool = False) -> None:
-        """Lock *tables* (oid, schema, name), and see that the snapshot still shows what they hold.
+    def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
+        """Lock *tables* (oid, schema, name), and see that they are those, and that the snapshot still shows what they hold.
 
-        A table that was rewritten or truncated after the snapshot looks empty in it, see
-        https://www.postgresql.org/docs/current/mvcc-caveats.html. With *followed*, changes since the snapshot come, too, and
-        TRUNCATE among them. A rewrite doesn't, but it leaves new versions of the columns' catalog rows.
+        A table that was rewritten or truncated after the snapshot may look empty in it, see
+        https://www.postgresql.org/docs/current/mvcc-caveats.html, or has its rows in other places.
         """
         if not tables:
             return
@@ -66,34 +66,22 @@ class Snapshot:
                     error
                 )
             ) from None
-        oids = [oid for oid, _schema, _name in tables]
+        # The functions ask the catalogs of now, and pg_class is read as of the snapshot.
         current = {
             row.oid
             for row in self.session.rows(
-                "SELECT oid FROM pg_class WHERE oid = ANY(%s)"
-                " AND (relkind <> 'r' OR relfilenode = pg_relation_filenode(oid))",
-                [oids],
+                "SELECT c.oid FROM unnest(%s::oid[], %s::text[], %s::text[]) AS w(oid, schema, name)"
+                " JOIN pg_class AS c ON c.oid = w.oid WHERE to_regclass(format('%%I.%%I', w.schema, w.name)) = c.oid"
+                " AND (c.relkind <> 'r' OR c.relfilenode = pg_relation_filenode(c.oid))",
+                [[oid for oid, _schema, _name in tables], *arrays([(schema, name) for _oid, schema, name in tables])],
             )
         }
-        if followed and len(current) < len(tables):
-            current |= self._as_defined([oid for oid in oids if oid not in current])
         rewritten = [quoted(schema, name) for oid, schema, name in tables if oid not in current]
         if rewritten:
             raise Changed(
-                "{0} changed on the source while the copy began, by TRUNCATE or a rewrite: nothing was copied.".format(
-                    enumerate_names(rewritten)
-                )
+                "{0} changed on the source while the copy began, by TRUNCATE, a rewrite or another name: nothing was "
+                "copied.".format(enumerate_names(rewritten))
             )
-
-    def _as_defined(self, oids: Sequence[int]) -> set[int]:
-        """Which tables have the columns now that the snapshot shows, untouched."""
-        query = (
-            "SELECT c.oid, c.relam, array_agg(a.attnum || ':' || a.xmin ORDER BY a.attnum)::text AS columns"
-            " FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.oid = ANY(%s) GROUP BY 1, 2"
-        )
-        with Session(self.session.endpoint) as present:
-            now = {tuple(row) for row in present.rows(query, [list(oids)])}
-        return {row.oid for row in self.session.rows(query, [list(oids)]) if tuple(row) in now}
 
     def release(self) -> None:
         """End the transaction: the source may clean up rows again."""

@@ -128,7 +128,7 @@ class Lane:
         """Lock the tables that are to be held, or fail soon."""
         if self._source.endpoint is not None:
             session = self._reading_session(self._source.endpoint)
-            session.execute("SET LOCAL lock_timeout = '{0} ms'".format(_HOLD_MILLISECONDS))
+            session.shorten_lock_timeout(_HOLD_MILLISECONDS)
             snapshot.lock(session, self._source.held)
 
     def let_go(self) -> None:
