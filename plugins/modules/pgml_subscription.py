@@ -173,8 +173,8 @@ attributes:
   idempotent:
     support: full
 notes:
-  - On the upstream, the creation of a slot waits for the transactions that are writing, at most 10 seconds for each, and blocks nobody
-    meanwhile. Then it gives up, names them and leaves no slot. The first copy takes C(ACCESS SHARE) on a table while it
+  - On the upstream, the creation of a slot waits for the transactions that are writing, at most 10 seconds for each, and blocks
+    nobody meanwhile. Then it gives up, names them and leaves no slot. The first copy takes C(ACCESS SHARE) on a table while it
     copies it.
   - Creating a subscription needs a superuser, or since PostgreSQL 16 a member of C(pg_create_subscription) with C(CREATE) on
     the database. PostgreSQL 13 lets only superusers look at subscriptions.
@@ -188,7 +188,7 @@ notes:
     C(ACCESS SHARE) on all tables for as long, so that a rewrite or C(TRUNCATE) waits for them. To know when the subscription
     has caught up, a logical decoding message is written to the upstream's WAL.
   - A run that is killed leaves what it has copied. Those two sessions outlive it for 10 minutes without their locks, and the
-    next run of the task goes on where it stopped, unless tables were truncated or rewritten. After that they drop the slot, and
+    next run of the task goes on where it stopped, unless tables were rewritten. After that they drop the slot, and
     the next run begins anew. While indexes are built the
     slot stays until the next run goes on, or O(state=absent) removes it. The schema C(pgml_distributed) of the target's
     database remembers all that, and is gone when it is done.

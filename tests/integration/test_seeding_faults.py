@@ -380,7 +380,9 @@ def test_a_server_goes_away(live: Pair, tmp_path: Path, before: list[str], when:
 CHANGES = {
     "ALTER TABLE a ALTER v TYPE bigint": "public.a changed on the source while the copy began",
     "ALTER TABLE a ALTER v TYPE int USING v + 1": "public.a changed on the source while the copy began",
-    "TRUNCATE b": "public.b changed on the source while the copy began",
+    "VACUUM FULL b": "public.b changed on the source while the copy began",
+    "TRUNCATE b": None,  # the stream brings that
+    "TRUNCATE p_low": None,
     "DROP TABLE empty": "A table was dropped or renamed on the source while the copy began",
 }
 
@@ -393,8 +395,9 @@ def test_a_table_changes_between_snapshot_and_lock(live: Pair, tmp_path: Path, b
         file.unlink()
         result = process.finish()
     assert not result.get("failed"), result["msg"]
-    (warning,) = result["warnings"]
-    assert CHANGES[change] in warning and warning.endswith("It was begun anew.")
+    words = CHANGES[change]
+    said = [words is not None and words in each and "It was begun anew." in each for each in result.get("warnings", [])]
+    assert said == [True] * (words is not None), result["warnings"]
     if not change.startswith("DROP"):
         assert_equal(live)
     live.unsubscribe(source=live.endpoint)

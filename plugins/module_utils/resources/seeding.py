@@ -110,8 +110,8 @@ def _reason(
     return None
 
 
-def _parts(targets: Sequence[TargetTable]) -> list[tuple[int, str, str]]:
-    """The source's tables, as Snapshot.hold() takes them."""
+def _parts(targets: Sequence[TargetTable]) -> list[snapshot.Extant]:
+    """The source's tables, as snapshot.lock() takes them."""
     return [(item.table.oid, item.table.schema, item.table.name) for target in targets for item in target.parts]
 
 
@@ -163,6 +163,8 @@ class Seeding:
         self._phase = seeds.REGISTERED
         self.slot_is_ours = False
         self._targets: dict[Key, TargetTable] = {}
+        self._published: dict[Key, int] = {}
+        """oids"""
         self.tally = Tally()
 
     def begin(self, offer: Mapping[Key, offering.Offer]) -> None:
@@ -223,12 +225,33 @@ class Seeding:
             return
         with snapshot.reading_session(self._source.endpoint) as moment:
             snapshot.join(moment, self._keepers.names)
+            moment.execute(snapshot.UNLOCKED)
             offer = self._offer(moment)
             refuse_changes(self._name, expected, self._digest(moment, offer))
+            self._published = {key: table.oid for key, table in offer.items()}
             offering.check_offer(moment, self._session, offer, self._name)
             targets = _targets(moment, self._session, offer)
-        self._keepers.hold(_parts(targets))
+            moment.execute(snapshot.UNLOCK)  # who asks for a table's size has a lock on it
+            self._keepers.hold(_parts(targets))
+            self._refuse_moved(moment, targets)
         self._targets = {target.key: target for target in targets}
+
+    def _hold(self, crew: Workers) -> None:
+        """Have all workers lock what they read, and look again at what others have done who had to pass for that."""
+        if self._keepers and crew.hold(self._keepers.hold_again):
+            with snapshot.reading_session(self._source.endpoint) as moment:
+                snapshot.join(moment, self._keepers.names)
+                self._refuse_moved(moment, list(self._targets.values()))
+
+    def _refuse_moved(self, moment: Session, targets: Sequence[TargetTable]) -> None:
+        """Refuse tables that no longer hold what the snapshot shows, unless the slot brings the TRUNCATE that did that."""
+        moved = snapshot.moved(moment, _parts(targets))
+        if not moved:
+            return
+        roots = {item.table.oid: self._published[target.key] for target in targets for item in target.parts}
+        with Session(self._source.endpoint) as source:
+            brought = slot.truncated(source, self._slot, sorted(self._future.publications or ()))
+        snapshot.refuse([table for table in moved if not {table[0], roots[table[0]]} & brought])
 
     def _offer(self, source: Session) -> dict[Key, offering.Offer]:
         return offering.offered(source, sorted(self._future.publications or ()), self._session.version)
@@ -327,8 +350,8 @@ class Seeding:
         source = Source(self._source.endpoint, names, encoding, self._held({chunk.source_oid for chunk in left}))
         whole = sorted({chunk.key for chunk in planned} - {chunk.key for chunk in left})
         with Workers(self._jobs, source, Target(session.endpoint, settings, 0)) as crew:
-            if self._keepers and source.held:
-                crew.hold(self._keepers.hold_again)
+            if source.held:
+                self._hold(crew)
             jobs = [self._job(chunk) for chunk in left] + schedule.without_rows(whole)
             crew.run(jobs, schedule.done, self._rows_are_there, watch=self._watch)
         progress.phase("attach")
@@ -337,7 +360,7 @@ class Seeding:
             for statement in [*plan.late, *map(analyze, sorted(roots))]:
                 builder.execute(statement)
 
-    def _held(self, oids: Collection[int]) -> list[tuple[int, str, str]]:
+    def _held(self, oids: Collection[int]) -> list[snapshot.Extant]:
         """The source's tables that each worker locks."""
         tables_ = [i.table for target in self._targets.values() for i in target.parts if i.table.oid in oids]
         return [(t.oid, t.schema, t.name) for t in tables_] if len(tables_) <= _MOST_HELD else []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import time
 from typing import Any, Iterator, NamedTuple, Sequence
 
@@ -21,6 +22,10 @@ PATIENCE_SECONDS = 30
 """How long a slot may stay active after its subscription was disabled."""
 CREATION_SECONDS = 10
 """How long the creation of a slot may wait for the transactions that run: it blocks nobody meanwhile."""
+_MOST_PEEKED_BYTES = 256 << 20
+"""WAL that is looked through"""
+_IN_USE = "55006"
+"""object_in_use"""
 _PATIENCE = "{0} s".format(CREATION_SECONDS)
 _OPTIONS_SINCE = 150000
 """Before, CREATE_REPLICATION_SLOT had a grammar of its own."""
@@ -128,6 +133,36 @@ def _create(source: Session, patient: Session, name: str, command: Any) -> Any:
             'Slot "{0}" was not created: on the server of {1} transactions kept running for {2} s{3}. Nothing was '
             "changed; try again when they have ended.".format(name, source.endpoint, CREATION_SECONDS, _running(source))
         ) from None
+
+
+def truncated(source: Session, name: str, publications: Sequence[str]) -> set[int]:
+    """The oids of tables whose TRUNCATE the slot will bring; none when there is more WAL than can be looked through quickly.
+
+    The messages are those of https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
+    """
+    query = (
+        "SELECT m.data FROM pg_replication_slots AS s CROSS JOIN LATERAL pg_logical_slot_peek_binary_changes(s.slot_name,"
+        "  NULL, NULL, 'proto_version', '1', 'publication_names', %s) AS m"
+        " WHERE s.slot_name = %s AND pg_current_wal_lsn() - s.confirmed_flush_lsn < %s AND get_byte(m.data, 0) = ascii('T')"
+    )
+    names = ",".join('"{0}"'.format(each.replace('"', '""')) for each in publications)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            rows = source.rows(query, [names, name, _MOST_PEEKED_BYTES])
+            break
+        except ServerRefused as error:
+            # The session that created the slot has yet to end.
+            if error.details.get("sqlstate") != _IN_USE or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+    return {oid for row in rows for oid in _oids(bytes(row.data))}
+
+
+def _oids(message: bytes) -> Sequence[int]:
+    """Those of a TRUNCATE message: a letter, a count, a byte of options, the oids."""
+    (count,) = struct.unpack_from("!i", message, 1)
+    return struct.unpack_from("!{0}I".format(count), message, 6)
 
 
 def drop(source: Session, name: str) -> bool:

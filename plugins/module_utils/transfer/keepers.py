@@ -15,6 +15,7 @@ import time
 from typing import Any, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    Changed,
     DistributedError,
     ServerRefused,
     Unreachable,
@@ -24,7 +25,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.pr
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import (
     UNLOCK,
     UNLOCKED,
+    Extant,
     Snapshot,
+    lock,
     reading_session,
 )
 
@@ -56,7 +59,7 @@ class Keepers:
         self._endpoint = endpoint
         self._slot = slot
         self._keepers: list[Keeper] = []
-        self._tables: list[tuple[int, str, str]] = []
+        self._tables: list[Extant] = []
         try:
             for _number in range(COUNT):
                 self._keepers.append(_start(endpoint, slot, names))
@@ -73,8 +76,8 @@ class Keepers:
     def backends(self) -> list[int]:
         return [keeper.backend for keeper in self._keepers]
 
-    def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
-        """Have each keeper do Snapshot.hold(), all at a time because somebody who waits for a stronger lock stands between those
+    def hold(self, tables: Sequence[Extant]) -> None:
+        """Have each keeper lock *tables*, all at a time because somebody who waits for a stronger lock stands between those
         who have theirs and those who haven't. Then all let go and try again."""
         self._tables = list(tables)
         deadline = time.monotonic() + _HOLD_SECONDS
@@ -249,8 +252,8 @@ def _serve(moment: Snapshot, connection: Any) -> bool:
         else:
             try:
                 moment.session.shorten_lock_timeout(_HOLD_MILLISECONDS)
-                moment.hold(what)
-            except ServerRefused as error:
+                lock(moment.session, what)
+            except (Changed, ServerRefused) as error:
                 moment.session.execute(UNLOCK)
                 answer = (type(error), (str(error), error.details))
         connection.send(answer)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Sequence, Tuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Changed, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
@@ -23,6 +23,8 @@ _UNDEFINED = "42P01"
 """undefined_table"""
 UNLOCKED, UNLOCK = "SAVEPOINT unlocked", "ROLLBACK TO SAVEPOINT unlocked"
 """A transaction gives the locks back that it took after the first by the second, and keeps its snapshot."""
+Extant = Tuple[int, str, str]
+"""A table of the source: oid, schema, name"""
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -48,50 +50,58 @@ class Snapshot:
             session.execute(BEGIN)
         self.name: str = session.value("SELECT pg_export_snapshot()")
 
-    def hold(self, tables: Sequence[tuple[int, str, str]]) -> None:
-        """Lock *tables* (oid, schema, name), and see that they are those, and that the snapshot still shows what they hold.
-
-        A table that was rewritten or truncated after the snapshot may look empty in it, see
-        https://www.postgresql.org/docs/current/mvcc-caveats.html, or has its rows in other places.
-        """
-        if not tables:
-            return
-        try:
-            lock(self.session, tables)
-        except ServerRefused as error:
-            if error.details.get("sqlstate") != _UNDEFINED:
-                raise
-            raise Changed(
-                "A table was dropped or renamed on the source while the copy began: nothing was copied. {0}".format(
-                    error
-                )
-            ) from None
-        # The functions ask the catalogs of now, and pg_class is read as of the snapshot.
-        current = {
-            row.oid
-            for row in self.session.rows(
-                "SELECT c.oid FROM unnest(%s::oid[], %s::text[], %s::text[]) AS w(oid, schema, name)"
-                " JOIN pg_class AS c ON c.oid = w.oid WHERE to_regclass(format('%%I.%%I', w.schema, w.name)) = c.oid"
-                " AND (c.relkind <> 'r' OR c.relfilenode = pg_relation_filenode(c.oid))",
-                [[oid for oid, _schema, _name in tables], *arrays([(schema, name) for _oid, schema, name in tables])],
-            )
-        }
-        rewritten = [quoted(schema, name) for oid, schema, name in tables if oid not in current]
-        if rewritten:
-            raise Changed(
-                "{0} changed on the source while the copy began, by TRUNCATE, a rewrite or another name: nothing was "
-                "copied.".format(enumerate_names(rewritten))
-            )
+    def hold(self, tables: Sequence[Extant]) -> None:
+        """Lock *tables*, and see that the snapshot still shows what they hold."""
+        lock(self.session, tables)
+        refuse(moved(self.session, tables))
 
     def release(self) -> None:
         """End the transaction: the source may clean up rows again."""
         self.session.close()
 
 
-def lock(session: Session, tables: Sequence[tuple[int, str, str]]) -> None:
-    """Have the transaction of *session* keep *tables* (oid, schema, name) from being rewritten, truncated or dropped."""
+def lock(session: Session, tables: Sequence[Extant]) -> None:
+    """Have the transaction of *session* keep *tables* from being rewritten, truncated or dropped."""
+    if not tables:
+        return
     names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
-    session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
+    try:
+        session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
+    except ServerRefused as error:
+        if error.details.get("sqlstate") != _UNDEFINED:
+            raise
+        raise Changed(
+            "A table was dropped or renamed on the source while the copy began: nothing was copied. {0}".format(error)
+        ) from None
+
+
+def moved(session: Session, tables: Sequence[Extant]) -> list[Extant]:
+    """Which of *tables*, that somebody has locked, are others by now than the snapshot of *session* shows, or have other files.
+
+    A table that was rewritten or truncated after the snapshot may look empty in it, see
+    https://www.postgresql.org/docs/current/mvcc-caveats.html, or has its rows in other places.
+    """
+    # The functions ask the catalogs of now, and pg_class is read as of the snapshot.
+    same = {
+        row.oid
+        for row in session.rows(
+            "SELECT c.oid FROM unnest(%s::oid[], %s::text[], %s::text[]) AS w(oid, schema, name)"
+            " JOIN pg_class AS c ON c.oid = w.oid WHERE to_regclass(format('%%I.%%I', w.schema, w.name)) = c.oid"
+            " AND (c.relkind <> 'r' OR c.relfilenode = pg_relation_filenode(c.oid))",
+            [[oid for oid, _schema, _name in tables], *arrays([(schema, name) for _oid, schema, name in tables])],
+        )
+    }
+    return [table for table in tables if table[0] not in same]
+
+
+def refuse(tables: Sequence[Extant]) -> None:
+    """Raise Changed for *tables* that have moved()."""
+    if tables:
+        raise Changed(
+            "{0} changed on the source while the copy began, by TRUNCATE, a rewrite or another name: nothing was copied.".format(
+                enumerate_names(quoted(schema, name) for _oid, schema, name in tables)
+            )
+        )
 
 
 def join(session: Session, names: Sequence[str]) -> None:

@@ -188,19 +188,21 @@ class Workers:
         for process in self._processes:
             process.join()
 
-    def hold(self, again: Callable[[], None]) -> None:
-        """Have every worker lock the source's tables that are to be held.
+    def hold(self, again: Callable[[], None]) -> bool:
+        """Have every worker lock the source's tables that are to be held; says whether anybody could come in between.
 
         Somebody who waits for a stronger lock stands between those who have theirs and those who haven't. Then all let go, and
         *again* has others do so too and lock the tables anew.
         """
         deadline = time.monotonic() + _HOLD_SECONDS
+        let_go = False
         while True:
             failures = self._ask(_HOLD)
             if not failures:
-                return
+                return let_go
             if failures[0].details.get("sqlstate") != "55P03" or time.monotonic() > deadline:
                 raise failures[0]
+            let_go = True
             self._ask(_LET_GO)
             again()
 
