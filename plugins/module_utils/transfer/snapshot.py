@@ -76,26 +76,28 @@ def lock(session: Session, tables: Sequence[Extant]) -> None:
 
 
 def moved(session: Session, tables: Sequence[Extant]) -> list[Extant]:
-    """Which of *tables*, that somebody has locked, are others by now than the snapshot of *session* shows, or have other files.
+    """Which of *tables*, that somebody has locked, have other files by now than the snapshot of *session* shows. Raises Changed
+    when a name is another table's.
 
     A table that was rewritten or truncated after the snapshot may look empty in it, see
     https://www.postgresql.org/docs/current/mvcc-caveats.html, or has its rows in other places.
     """
     # The functions ask the catalogs of now, and pg_class is read as of the snapshot.
-    same = {
-        row.oid
+    there = {
+        row.oid: row.stays
         for row in session.rows(
-            "SELECT c.oid FROM unnest(%s::oid[], %s::text[], %s::text[]) AS w(oid, schema, name)"
-            " JOIN pg_class AS c ON c.oid = w.oid WHERE to_regclass(format('%%I.%%I', w.schema, w.name)) = c.oid"
-            " AND (c.relkind <> 'r' OR c.relfilenode = pg_relation_filenode(c.oid))",
+            "SELECT c.oid, c.relkind <> 'r' OR c.relfilenode = pg_relation_filenode(c.oid) AS stays"
+            " FROM unnest(%s::oid[], %s::text[], %s::text[]) AS w(oid, schema, name)"
+            " JOIN pg_class AS c ON c.oid = w.oid WHERE to_regclass(format('%%I.%%I', w.schema, w.name)) = c.oid",
             [[oid for oid, _schema, _name in tables], *arrays([(schema, name) for _oid, schema, name in tables])],
         )
     }
-    return [table for table in tables if table[0] not in same]
+    refuse([table for table in tables if table[0] not in there])
+    return [table for table in tables if not there[table[0]]]
 
 
 def refuse(tables: Sequence[Extant]) -> None:
-    """Raise Changed for *tables* that have moved()."""
+    """Raise Changed for *tables*."""
     if tables:
         raise Changed(
             "{0} changed on the source while the copy began, by TRUNCATE, a rewrite or another name: nothing was copied.".format(
