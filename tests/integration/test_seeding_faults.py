@@ -567,6 +567,16 @@ def test_rows_move_before_the_next_run(live: Pair, tmp_path: Path, before: list[
     assert_replicates(live, before)
 
 
+def test_the_slot_is_given_up_while_rows_come(live: Pair, tmp_path: Path, before: list[str]) -> None:
+    with run(live, tmp_path, Plan("", pause=ALL_ROWS_ARE_THERE)) as process:
+        file = paused(process)
+        live.sql_source("SELECT pg_drop_replication_slot(%s)", [live.name])
+        file.unlink()
+        failure(process, "or idle_replication_slot_timeout): allow more there and run it again, which begins anew.")
+    assert live.slots() == set()
+    assert_goes_on(live, tmp_path, before)
+
+
 def test_the_source_is_another_one_in_the_next_run(live: Pair, tmp_path: Path, before: list[str]) -> None:
     with run(live, tmp_path, Plan("", kill=ALL_ROWS_ARE_THERE)) as process:
         process.wait(30)

@@ -590,6 +590,21 @@ def test_nothing_is_locked_while_the_target_is_far_behind(pair: Pair) -> None:
     assert verify(pair, "fence")["equal"] and pair.source.cluster.log().count("IN SHARE MODE") > seen
 
 
+def test_the_source_keeps_no_snapshot_for_a_target_that_is_far_behind(pair: Pair) -> None:
+    wire(pair)
+    held = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND state = 'idle in transaction'"
+    with pair.target.transaction("LOCK TABLE plain IN ACCESS EXCLUSIVE MODE"):
+        pair.source.sql("INSERT INTO plain VALUES (0)")
+        thread = threading.Thread(target=lambda: pair.target.run(MODULE, **options(pair, "converge", timeout=3)))
+        thread.start()
+        seen = []
+        while thread.is_alive():
+            seen += pair.source.sql(held, [options(pair, "converge")["source"]["user"]])
+            time.sleep(0.1)
+        thread.join()
+    assert len(seen) > 10 and set(seen) == {(0,)}
+
+
 def test_a_target_that_is_behind_keeps_nobody_waiting_for_long(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lag is small at first, and the target stops to follow when the tables are locked."""
     wire(pair)
