@@ -612,19 +612,18 @@ def test_two_runs_ask_for_the_same_slot(
     with pair_of(*servers_of_its_own) as pair:
         pair.sql_target(TABLES)
         other = replace(live, target=pair.target)
-        with (
-            run(other, tmp_path, Plan("", pause=REGISTERED)) as second,
-            run(live, tmp_path, Plan("", pause=B_IS_THERE)) as first,
-        ):
-            waiting, copying = paused(second), paused(first)
-            kept = keeping(live)
-            waiting.unlink()
-            failure(second, f'replication slot "{live.name}" already exists')
-            assert live.slots() == {live.name} and keeping(live) == kept and len(kept) == 2
-            assert is_empty(other)
-            assert other.sql_target("SELECT nspname FROM pg_namespace WHERE nspname ~ '^pgml'") == []
-            copying.unlink()
-            assert not first.finish().get("failed")
+        with run(other, tmp_path, Plan("", pause=REGISTERED)) as second:
+            waiting = paused(second)  # it has looked for the slot before the first makes it
+            with run(live, tmp_path, Plan("", pause=B_IS_THERE)) as first:
+                copying = paused(first)
+                kept = keeping(live)
+                waiting.unlink()
+                failure(second, f'replication slot "{live.name}" already exists')
+                assert live.slots() == {live.name} and keeping(live) == kept and len(kept) == 2
+                assert is_empty(other)
+                assert other.sql_target("SELECT nspname FROM pg_namespace WHERE nspname ~ '^pgml'") == []
+                copying.unlink()
+                assert not first.finish().get("failed")
     assert_replicates(live, before)
 
 
