@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres im
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import slot
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, snapshot, staging
 from psycopg2.sql import SQL, Identifier
 
 from tests.support.pair import Pair, Place, create_role, forget_subscriptions
@@ -123,6 +125,21 @@ def test_another_run_fills_the_tables_first(
     assert_equal(shop, "SELECT * FROM a")
     assert shop.slots() == {shop.name + other}
     shop.target.ok("pgml_subscription", name=shop.name + other, state="absent")
+
+
+def test_a_run_that_fills_the_database_is_named_and_one_that_has_just_ended_is_not(shop: Pair) -> None:
+    """A server frees what an ended session held a moment later."""
+    cluster = shop.target.cluster
+    place = {"host": cluster.host, "port": cluster.port, "user": cluster.user, "password": cluster.password}
+    with Session(Endpoint({**place, "dbname": shop.target.database}, "login")) as other:
+        assert staging.is_first(other)
+        message = shop.not_subscribed(initial_copy="snapshot")
+        assert re.search(r"^Another run fills .*, process \d+ since 20.*: let it end first\.$", message), message
+        ending = threading.Timer(1, other.close)
+        ending.start()
+        shop.subscribe(initial_copy="snapshot")
+        ending.join()
+    assert_equal(shop, "SELECT * FROM a")
 
 
 def test_partitions_with_row_security_postgresql_copies(pair: Pair) -> None:

@@ -25,6 +25,7 @@ _SCHEMAS = "^pgml_(staging|old)_[0-9]+$"
 _AT_ONCE = 100
 """Tables that one transaction drops: each takes several of the server's locks."""
 _PATIENCE_SECONDS = 30
+_ENDING_SECONDS = 3
 
 
 class Names:
@@ -46,9 +47,16 @@ def is_first(session: Session) -> bool:
 
 
 def lock_run(session: Session) -> None:
-    """Make sure that this is the only run in the session's database."""
-    if is_first(session):
-        return
+    """Make sure that this is the only run in the session's database. One that has just ended holds its lock until the
+    server has noticed."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while not is_first(session):
+        if time.monotonic() > deadline:
+            _refuse_second(session)
+        time.sleep(0.1)
+
+
+def _refuse_second(session: Session) -> None:
     other = session.row(
         "SELECT a.pid, date_trunc('second', a.backend_start)::text AS since FROM pg_locks AS l"
         " JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s"
