@@ -188,10 +188,9 @@ notes:
     C(ACCESS SHARE) on all tables for as long, so that a rewrite or C(TRUNCATE) waits for them. To know when the subscription
     has caught up, a logical decoding message is written to the upstream's WAL.
   - A run that is killed leaves what it has copied. Those two sessions outlive it for 10 minutes without their locks, and the
-    next run of the task goes on where it stopped, unless tables were rewritten. After that they drop the slot, and
-    the next run begins anew. While indexes are built the
-    slot stays until the next run goes on, or O(state=absent) removes it. The schema C(pgml_distributed) of the target's
-    database remembers all that, and is gone when it is done.
+    next run of the task goes on where it stopped, unless tables were rewritten. After that they drop the slot, and the next run
+    begins anew. While indexes are built the slot stays until the next run goes on, or O(state=absent) removes it. The schema
+    C(pgml_distributed) of the target's database remembers all that, and is gone when it is done.
   - Passwords reach the replica outside of statements, hence neither its log nor C(pg_stat_activity).
   - Replicas before PostgreSQL 15 ignore row filters and column lists in the first copy.
 seealso:

@@ -206,6 +206,7 @@ def keeping(pair: Pair) -> set[int]:
 B_IS_THERE = "done: rows ('public', 'b')"
 SUBSCRIBED = "DO 'DECLARE"
 ALL_ROWS_ARE_THERE = "SET phase = 'build'"
+CREATING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '^CREATE_REPLICATION_SLOT'"
 KINDS = [kind for kind in writers.KINDS if kind not in ("truncate", "rolled back", "large")]
 """Without those who truncate, because a copy gives up when somebody does between its snapshot and its locks."""
 
@@ -528,10 +529,7 @@ def test_a_partition_comes_before_the_slot_begins(live: Pair, tmp_path: Path) ->
         with connection.cursor() as cursor:
             cursor.execute(ATTACHED)
         with run(live, tmp_path) as process:
-            creating = (
-                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '^CREATE_REPLICATION_SLOT'"
-            )
-            copies.until(process, lambda: live.sql_source(creating), "the slot to wait")
+            copies.until(process, lambda: live.sql_source(CREATING), "the slot to wait")
             connection.commit()
             result = process.finish()
     assert not result.get("failed"), result["msg"]
@@ -603,6 +601,35 @@ def test_a_slot_that_appears_before_it_is_created_is_left(live: Pair, tmp_path: 
     live.sql_source("SELECT pg_drop_replication_slot(%s)", [live.name])
     assert_undone(live, before)
     assert is_empty(live)
+
+
+def test_the_connection_breaks_while_the_slot_is_created(live: Pair, tmp_path: Path, before: list[str]) -> None:
+    """Whether the slot was made is not known then."""
+    with live.source.transaction("INSERT INTO empty VALUES (0)"), run(live, tmp_path) as process:
+        ((creator,),) = copies.until(process, lambda: live.sql_source(CREATING), "the slot to wait")
+        live.sql_source("SELECT pg_terminate_backend(%s)", [creator])
+        failure(process, "terminating connection due to administrator command", "closed the connection")
+    assert live.slots() == set()
+    assert_undone(live, before)
+    assert is_empty(live)
+    assert succeed(live, tmp_path)["initial_copy"]["reason"] is None
+    assert_replicates(live, before)
+
+
+def test_the_connection_breaks_while_a_copy_is_taken_up_again(live: Pair, tmp_path: Path, before: list[str]) -> None:
+    """What is there stays, for the run after that."""
+    slow(live, "row", 0.002)
+    with run(live, tmp_path, Plan("", kill=B_IS_THERE)) as killed:
+        killed.wait(30)
+        quick(live)
+        with run(live, tmp_path, Plan("", pause="keepers: __init__")) as process:
+            file = paused(process)
+            own = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND NOT pid = ANY(%s)"
+            live.sql_source(own, [live.distributor, sorted(keeping(live))])
+            file.unlink()
+            failure(process, "What was copied stays, and a rerun goes on where this one stopped, within 10 minutes")
+            assert live.slots() == {live.name}
+            assert assert_goes_on(live, tmp_path, before)["initial_copy"]["reason"] == "a run that died had begun it"
 
 
 def test_two_runs_ask_for_the_same_slot(

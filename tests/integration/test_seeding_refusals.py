@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Unreachable
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres import client_tools
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
@@ -140,6 +141,22 @@ def test_a_run_that_fills_the_database_is_named_and_one_that_has_just_ended_is_n
         shop.subscribe(initial_copy="snapshot")
         ending.join()
     assert_equal(shop, "SELECT * FROM a")
+
+
+@pytest.mark.parametrize(("way", "creation"), [("snapshot", "exporting"), ("native", "create")])
+def test_a_slot_is_dropped_whose_creation_got_no_answer(
+    shop: Pair, monkeypatch: pytest.MonkeyPatch, way: str, creation: str
+) -> None:
+    create = getattr(slot, creation)
+
+    def unanswered(*arguments: Any, **options: Any) -> Any:
+        with create(*arguments, **options) or contextlib.nullcontext():
+            assert shop.slots() == {shop.name}
+        raise Unreachable("The connection was lost.", option="source")
+
+    monkeypatch.setattr(slot, creation, unanswered)
+    assert shop.not_subscribed(initial_copy=way).startswith("The connection was lost.")
+    assert shop.slots() == set()
 
 
 def test_partitions_with_row_security_postgresql_copies(pair: Pair) -> None:

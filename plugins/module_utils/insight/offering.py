@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Changed, Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     arrays,
@@ -86,7 +86,34 @@ def offered(source: Session, publications: Sequence[str], target_version: int) -
     }
 
 
-def edition(source: Session, publications: Sequence[str]) -> str:
+def digest(source: Session, publications: Sequence[str], offer: Mapping[Any, Offer]) -> dict[str, Any]:
+    """What *publications* offer, which is *offer*, for refuse_changes() later."""
+    return {
+        "tables": {
+            quoted(*key): [table.oid, sorted(table.columns), table.where] for key, table in sorted(offer.items())
+        },
+        "others": _unpublished(source, [table.oid for table in offer.values()]),
+        "edition": _edition(source, publications),
+    }
+
+
+def refuse_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise Changed when the publications of subscription *name* don't offer what they did *before*. Tables that didn't exist
+    then come with all of their rows."""
+    old, new, others = before["tables"], now["tables"], set(before["others"])
+    changed = [label for label in old if new.get(label) != old[label]]
+    changed += [label for label in new if label not in old and new[label][0] in others]
+    if not changed and before["edition"] == now["edition"]:
+        return
+    what = ""
+    if changed:
+        what = ": {0} {1} published otherwise now".format(
+            enumerate_names(changed), "is" if len(changed) == 1 else "are"
+        )
+    raise Changed("The publications of subscription {0} were altered meanwhile{1}.".format(quoted(name), what))
+
+
+def _edition(source: Session, publications: Sequence[str]) -> str:
     """Another text when *publications* have been altered, even if they are as before again: what was written between may not
     have been published."""
     members = ["pg_publication_rel"] + ["pg_publication_namespace"] * (source.version >= SCHEMAS_SINCE)
@@ -106,7 +133,7 @@ def edition(source: Session, publications: Sequence[str]) -> str:
     )
 
 
-def unpublished(source: Session, published: Sequence[int]) -> list[int]:
+def _unpublished(source: Session, published: Sequence[int]) -> list[int]:
     """The oids of all other tables."""
     return [
         row.oid

@@ -21,6 +21,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     seeding,
     slot,
     subscription,
+    survey,
     undoing,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.seeding import Seeding
@@ -106,7 +107,7 @@ class FirstCopy:
         self._read_offer()
         self._refuse_others()
         jobs = workers.jobs(task.params["jobs"])
-        reason, size = seeding.survey(session, source, self._offer, jobs)
+        reason, size = survey.assess(session, source, self._offer, jobs)
         method = self._choose(reason)
         if method != NONE:
             offering.check_empty(session, self._offer)

@@ -9,19 +9,14 @@ subscription goes on from the slot without a copy of its own. After each step th
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Collection, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
-    Changed,
-    Refused,
-    ServerRefused,
-)
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import offering
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     arrays,
     compose,
-    enumerate_names,
     identifier,
     quoted,
 )
@@ -32,11 +27,10 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     shipment,
     slot,
     subscription,
-    tables,
+    survey,
     undoing,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.contents import Contents
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
     Cargo,
     Key,
@@ -45,12 +39,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
     analyze,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.survey import TargetTable
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
     chunks,
     indexes,
-    keepers,
     seeds,
     snapshot,
     workers,
@@ -72,82 +65,6 @@ _MOST_HELD = 1000
 """Tables that each worker locks at most, because a server has room for some thousand locks."""
 
 
-class TargetTable(NamedTuple):
-    """A table of the target, and the tables of the source that it is filled from."""
-
-    key: Key
-    parts: list[Contents]
-    binary: bool
-
-
-def survey(session: Session, source: Session, offer: Mapping[Key, offering.Offer], jobs: int) -> tuple[str | None, int]:
-    """Why *jobs* workers can't do this here, so that PostgreSQL has to make the first copy, and the bytes there are to copy."""
-    targets = _targets(source, session, offer)
-    return _reason(session, source, offer, targets, jobs), sum(item.size for target in targets for item in target.parts)
-
-
-def _reason(
-    session: Session, source: Session, offer: Mapping[Key, offering.Offer], targets: Sequence[TargetTable], jobs: int
-) -> str | None:
-    if source.value("SELECT pg_is_in_recovery()"):
-        return "the source is a standby"
-    try:
-        with session.transaction(commit=False):
-            session.execute("SET LOCAL session_replication_role = replica")
-    except ServerRefused:
-        return "the role that logs in to the target may not set session_replication_role"
-    parts = [item.table for target in targets for item in target.parts]
-    hindrance = source.value(_HINDRANCE, {"parts": [t.oid for t in parts], "roots": [t.oid for t in offer.values()]})
-    if hindrance:
-        return str(hindrance)
-    needed, room = len(parts) * (jobs + keepers.COUNT), capacity.locks(source)
-    if needed > room:
-        return "{0:,} tables take {1:,} locks, and the source has room for {2:,} (max_locks_per_transaction)".format(
-            len(parts), needed, room
-        )
-    if any(set(offer[target.key].columns) - set(item.columns) for target in targets for item in target.parts):
-        return "generated columns are published"
-    return None
-
-
-def _parts(targets: Sequence[TargetTable]) -> list[snapshot.Extant]:
-    """The source's tables, as snapshot.lock() takes them."""
-    return [(item.table.oid, item.table.schema, item.table.name) for target in targets for item in target.parts]
-
-
-_HINDRANCE = (
-    "SELECT format('user \"%%s\" may read only some columns of %%s', current_user, c.oid::regclass) AS reason"
-    " FROM pg_class AS c WHERE c.oid = ANY(%(parts)s) AND NOT (has_table_privilege(c.oid, 'SELECT')"
-    "  AND has_schema_privilege(c.relnamespace, 'USAGE'))"
-    " UNION ALL SELECT format('row security applies to user \"%%s\" in %%s', current_user, c.oid::regclass)"
-    " FROM pg_class AS c WHERE c.oid = ANY(%(parts)s) AND row_security_active(c.oid)"
-    " UNION ALL SELECT CASE WHEN c.relkind = 'f' THEN format('partition %%s is a foreign table', c.oid::regclass)"
-    "  ELSE 'a partitioned table and one of its partitions are both published' END FROM unnest(%(roots)s::oid[]) AS root(oid)"
-    "  CROSS JOIN LATERAL pg_partition_tree(root.oid) AS t JOIN pg_class AS c ON c.oid = t.relid"
-    "  WHERE c.relkind = 'f' OR c.oid <> root.oid AND c.oid = ANY(%(roots)s) LIMIT 1"
-)
-
-
-def _targets(source: Session, session: Session, offer: Mapping[Key, offering.Offer]) -> list[TargetTable]:
-    """What is published, as *source* sees it, and how it can go to the target."""
-    roots = [Table(table.oid, *key, table.kind, table.columns, table.where) for key, table in offer.items()]
-    parts: dict[Key, list[Contents]] = {table.key: [] for table in roots}
-    for item in contents.read(source, tables.with_partitions(source, roots)):
-        parts[item.table.key if item.table.key in parts else item.table.top or item.table.key].append(item)
-    here = definitions.read(source, [item.table.key for items in parts.values() for item in items])
-    there = definitions.read(session, offer)
-
-    def same_types(key: Key, item: Contents) -> bool:
-        columns = there[key].columns if key in there else {}
-        return all(
-            name in columns and columns[name].type == here[item.table.key].columns[name].type for name in item.columns
-        )
-
-    return [
-        TargetTable(key, items, all(i.binary and same_types(key, i) for i in items)) for key, items in parts.items()
-    ]
-
-
 class Seeding:
     """One subscription's first copy: begin() or go_on(), then fill()."""
 
@@ -157,6 +74,7 @@ class Seeding:
         self._source = source
         self._future = future
         self._name = future.name
+        self._publications = sorted(future.publications or ())
         self._slot = future.slot_name or ""
         self._jobs = workers.jobs(task.params["jobs"])
         self._keepers: Keepers | None = None
@@ -171,9 +89,9 @@ class Seeding:
         """Register the slot, create it, keep its snapshot, and take away what the rows would have to be put into one by one."""
         session, future = self._session, self._future
         _rehearse(session, future)
-        published = self._digest(self._source, offer)
+        published = offering.digest(self._source, self._publications, offer)
         registration = seeds.registration(
-            self._name, self._slot, sorted(future.publications or ()), seeds.identity(self._source), published
+            self._name, self._slot, self._publications, seeds.identity(self._source), published
         )
         session.apply([*seeds.preparation(session), registration, *subscription.plan_placeholder(future)])
         failover = future.options.get("failover") == "true"
@@ -227,12 +145,12 @@ class Seeding:
             snapshot.join(moment, self._keepers.names)
             moment.execute(snapshot.UNLOCKED)
             offer = self._offer(moment)
-            refuse_changes(self._name, expected, self._digest(moment, offer))
+            offering.refuse_changes(self._name, expected, offering.digest(moment, self._publications, offer))
             self._published = {key: table.oid for key, table in offer.items()}
             offering.check_offer(moment, self._session, offer, self._name)
-            targets = _targets(moment, self._session, offer)
+            targets = survey.read(moment, self._session, offer)
             moment.execute(snapshot.UNLOCK)  # who asks for a table's size has a lock on it
-            self._keepers.hold(_parts(targets))
+            self._keepers.hold(survey.extants(targets))
             self._refuse_moved(moment, targets)
         self._targets = {target.key: target for target in targets}
 
@@ -245,16 +163,16 @@ class Seeding:
 
     def _refuse_moved(self, moment: Session, targets: Sequence[TargetTable]) -> None:
         """Refuse tables that no longer hold what the snapshot shows, unless the slot brings the TRUNCATE that did that."""
-        moved = snapshot.moved(moment, _parts(targets))
+        moved = snapshot.moved(moment, survey.extants(targets))
         if not moved:
             return
         roots = {item.table.oid: self._published[target.key] for target in targets for item in target.parts}
         with Session(self._source.endpoint) as source:
-            brought = slot.truncated(source, self._slot, sorted(self._future.publications or ()))
+            brought = slot.truncated(source, self._slot, self._publications)
         snapshot.refuse([table for table in moved if not {table[0], roots[table[0]]} & brought])
 
     def _offer(self, source: Session) -> dict[Key, offering.Offer]:
-        return offering.offered(source, sorted(self._future.publications or ()), self._session.version)
+        return offering.offered(source, self._publications, self._session.version)
 
     def check_offer(self) -> None:
         """Refuse to subscribe to something else than was copied: PostgreSQL would take it for copied."""
@@ -262,7 +180,7 @@ class Seeding:
         if seed:
             with Session(self._source.endpoint) as source:
                 offer = self._offer(source)
-                refuse_changes(self._name, seed.offer, self._digest(source, offer))
+                offering.refuse_changes(self._name, seed.offer, offering.digest(source, self._publications, offer))
                 offering.check_offer(source, self._session, offer, self._name)
 
     def check_slot(self) -> None:
@@ -276,16 +194,6 @@ class Seeding:
                         self._slot, source.endpoint
                     )
                 )
-
-    def _digest(self, source: Session, offer: Mapping[Key, offering.Offer]) -> dict[str, Any]:
-        """What is published, for a comparison later."""
-        return {
-            "tables": {
-                quoted(*key): [table.oid, sorted(table.columns), table.where] for key, table in sorted(offer.items())
-            },
-            "others": offering.unpublished(source, [table.oid for table in offer.values()]),
-            "edition": offering.edition(source, sorted(self._future.publications or ())),
-        }
 
     def _plan(self) -> None:
         """Take the indexes away, and remember what is to come, in one transaction."""
@@ -436,24 +344,6 @@ def _filled_above(session: Session, keys: Sequence[Key], filled: Collection[Key]
     )
     above = [((row.schema, row.name), (row.above_schema, row.above_name)) for row in rows]
     return {key: top for key, top in above if top in filled and key not in filled}
-
-
-def refuse_changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse publications that don't offer what they did *before*. Tables that didn't exist then come with all of their rows."""
-    old, new, others = before["tables"], now["tables"], set(before["others"])
-    changed = [label for label in old if new.get(label) != old[label]]
-    changed += [label for label in new if label not in old and new[label][0] in others]
-    if changed or before["edition"] != now["edition"]:
-        raise Changed(
-            "The publications of subscription {0} were altered meanwhile{1}.".format(
-                quoted(name),
-                ": {0} {1} published otherwise now".format(
-                    enumerate_names(changed), "is" if len(changed) == 1 else "are"
-                )
-                if changed
-                else "",
-            )
-        )
 
 
 def _rehearse(session: Session, future: Subscription) -> None:

@@ -26,6 +26,7 @@ _AT_ONCE = 100
 """Tables that one transaction drops: each takes several of the server's locks."""
 _PATIENCE_SECONDS = 30
 _ENDING_SECONDS = 3
+"""How long a server may take to free what an ended session has held."""
 
 
 class Names:
@@ -52,18 +53,18 @@ def lock_run(session: Session) -> None:
     deadline = time.monotonic() + _ENDING_SECONDS
     while not is_first(session):
         if time.monotonic() > deadline:
-            _refuse_second(session)
+            raise _occupied(session)
         time.sleep(0.1)
 
 
-def _refuse_second(session: Session) -> None:
+def _occupied(session: Session) -> Refused:
     other = session.row(
         "SELECT a.pid, date_trunc('second', a.backend_start)::text AS since FROM pg_locks AS l"
         " JOIN pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s"
         " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.granted",
         list(RUN_LOCK),
     )
-    raise Refused(
+    return Refused(
         "Another run fills {0}{1}: let it end first.".format(
             session.endpoint, ", process {0.pid} since {0.since}".format(other) if other else ""
         )
