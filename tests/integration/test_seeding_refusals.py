@@ -184,7 +184,13 @@ def test_a_tree_and_its_partition_are_not_copied_twice(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("params", "words"),
-    [({"jobs": 0}, "jobs is 0"), ({"jobs": -1}, "jobs is -1"), ({"initial_copy": "maybe"}, "must be one of")],
+    [
+        ({"jobs": 0}, "jobs is 0"),
+        ({"jobs": -1}, "jobs is -1"),
+        ({"wal_space": -1}, "wal_space is -1: the least is 0."),
+        ({"wait_timeout": -5}, "wait_timeout is -5: the least is 0."),
+        ({"initial_copy": "maybe"}, "must be one of"),
+    ],
 )
 def test_wrong_input_gets_a_sentence(shop: Pair, params: dict[str, Any], words: str) -> None:
     assert words in shop.not_subscribed(**params)

@@ -37,6 +37,9 @@ _UNSEEN_VERSION = 990000
 
 def manage(task: Task) -> None:
     """Bring the subscription of the task's options to its state."""
+    for option in ("wal_space", "wait_timeout"):
+        if (task.params[option] or 0) < 0:
+            raise Refused("{0} is {1}: the least is 0.".format(option, task.params[option]))
     session = task.session_or_none()
     with session or contextlib.nullcontext():
         current = subscription.read(session, task.params["name"]) if session else None

@@ -45,8 +45,8 @@ def _reason(
         return str(hindrance)
     needed, room = len(parts) * (jobs + keepers.COUNT), capacity.locks(source)
     if needed > room:
-        return "{0:,} tables take {1:,} locks, and the source has room for {2:,} (max_locks_per_transaction)".format(
-            len(parts), needed, room
+        return "{0:,} locks on tables are needed, and the source has room for {1:,} (max_locks_per_transaction)".format(
+            needed, room
         )
     if any(set(offer[target.key].columns) - set(item.columns) for target in targets for item in target.parts):
         return "generated columns are published"
