@@ -159,6 +159,10 @@ def test_a_slot_is_dropped_whose_creation_got_no_answer(
     assert shop.slots() == set()
 
 
+def test_more_locks_than_the_source_has_room_for_postgresql_copies(shop: Pair) -> None:
+    refused_only_as_snapshot(shop, "20,001 locks on tables are needed, and the source has room for ", jobs=19_999)
+
+
 def test_partitions_with_row_security_postgresql_copies(pair: Pair) -> None:
     """By way of their root, which has none."""
     pair.both(
