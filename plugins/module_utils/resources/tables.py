@@ -25,7 +25,7 @@ _KINDS = {
     "t": "a TOAST table",
 }
 
-_USER_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
+USER_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
 
 
 class Table(NamedTuple):
@@ -121,7 +121,7 @@ def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
             arrays(keys),
         )
     }
-    _refuse_missing(session, [key for key in keys if key not in found])
+    refuse_missing(session, [key for key in keys if key not in found])
     tables = []
     for key, request in zip(keys, requests):
         row = found[key]
@@ -136,25 +136,27 @@ def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
 def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
     """The permanent tables of *schemas*, or of the whole database when None."""
     if schemas is not None:
-        known = {
-            row.nspname
-            for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
-        }
-        missing = [schema for schema in schemas if schema not in known]
-        if missing:
-            raise Refused(
-                "There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint)
-            )
+        refuse_missing_schemas(session, schemas)
     return [
         Table(row.oid, row.schema, row.name, row.kind)
         for row in session.rows(
             "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
             " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
             " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND (%(schemas)s::text[] IS NULL"
-            "  OR n.nspname = ANY(%(schemas)s)) AND " + _USER_SCHEMAS + " ORDER BY 2, 3",
+            "  OR n.nspname = ANY(%(schemas)s)) AND " + USER_SCHEMAS + " ORDER BY 2, 3",
             {"schemas": None if schemas is None else list(schemas)},
         )
     ]
+
+
+def refuse_missing_schemas(session: Session, schemas: Sequence[str]) -> None:
+    """Refuse *schemas* that the session's database doesn't have."""
+    known = {
+        row.nspname for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
+    }
+    missing = [schema for schema in schemas if schema not in known]
+    if missing:
+        raise Refused("There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint))
 
 
 def not_movable(session: Session, schemas: Sequence[str] | None, views: bool = False) -> list[dict[str, str]]:
@@ -169,9 +171,7 @@ def not_movable(session: Session, schemas: Sequence[str] | None, views: bool = F
             " WHERE (c.relkind IN ('m', 'f') OR c.relkind = 'v' AND %(views)s"
             " AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')"
             " OR c.relkind IN ('r', 'p') AND c.relpersistence = 'u')"
-            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND "
-            + _USER_SCHEMAS
-            + " ORDER BY 1, 2",
+            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND " + USER_SCHEMAS + " ORDER BY 1, 2",
             {"schemas": None if schemas is None else list(schemas), "views": views},
         )
     ]
@@ -203,7 +203,8 @@ def _refuse_twice(keys: Sequence[tuple[str, str]]) -> None:
         raise Refused("tables: named more than once: {0}.".format(enumerate_names(twice)))
 
 
-def _refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None:
+def refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None:
+    """Refuse tables that are *missing*, with those of similar names, if there are any."""
     if missing:
         hints = _similar(session, missing[0])
         raise Refused(
@@ -221,7 +222,7 @@ def _similar(session: Session, key: tuple[str, str]) -> list[str]:
         (row.schema + "." + row.name).lower(): quoted(row.schema, row.name)
         for row in session.rows(
             "SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c"
-            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND " + _USER_SCHEMAS
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND " + USER_SCHEMAS
         )
     }
     return [existing[match] for match in difflib.get_close_matches(".".join(key).lower(), existing, 2, 0.8)]
