@@ -12,7 +12,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.ar
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
-    arrays,
     compose,
     enumerate_names,
     identifier,
@@ -62,32 +61,18 @@ def _of_columns(source: Session, params: Mapping[str, Any]) -> list[int]:
     """The types of the columns of the tables and views that the options name, as far as users made them."""
     requests = tables.parse_requests(params["tables"]) or []
     named = dict(zip(tables.parse_names(source, [request.name for request in requests]), requests))
-    excluded = set(tables.parse_names(source, params["exclude_tables"]))
-    tables.refuse_missing_schemas(source, params["schemas"])
-    schemas, names = arrays(named)
-    rows = source.rows(
-        _COLUMNS, {"schemas": schemas, "names": names, "whole": params["schemas"], "all": params["all_tables"]}
+    excluded = set(tables.parse_names(source, params["exclude_tables"])) - set(named)
+    meant = {
+        table.oid: named[table.key].columns if table.key in named else None
+        for table in tables.importable(source, list(named), params["schemas"], params["all_tables"])
+        if table.key not in excluded
+    }
+    columns = source.rows(
+        "SELECT attrelid, attname, atttypid FROM pg_attribute"
+        " WHERE attrelid = ANY(%s) AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384",
+        [list(meant)],
     )
-    there = {(row.schema, row.name) for row in rows}
-    tables.refuse_missing(source, [key for key in named if key not in there])
-    found = set()
-    for row in rows:
-        key = (row.schema, row.name)
-        request = named.get(key)
-        listed = request is None or request.columns is None or row.attname in request.columns
-        if row.atttypid and listed and (request is not None or key not in excluded):
-            found.add(row.atttypid)
-    return sorted(found)
-
-
-_COLUMNS = (
-    "SELECT n.nspname AS schema, c.relname AS name, a.attname, a.atttypid FROM pg_class AS c"
-    " JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-    " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384"
-    " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'"
-    " AND ((n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[]))"
-    "  OR NOT c.relispartition AND (%(all)s OR n.nspname = ANY(%(whole)s::text[])) AND " + tables.USER_SCHEMAS + ")"
-)
+    return sorted({row.atttypid for row in columns if row.attname in (meant[row.attrelid] or [row.attname])})
 
 
 def _rows_of_tables(source: Session, oids: Sequence[int]) -> list[str]:

@@ -25,7 +25,7 @@ _KINDS = {
     "t": "a TOAST table",
 }
 
-USER_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
+_USER_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
 
 
 class Table(NamedTuple):
@@ -143,10 +143,35 @@ def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
             "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
             " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
             " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND (%(schemas)s::text[] IS NULL"
-            "  OR n.nspname = ANY(%(schemas)s)) AND " + USER_SCHEMAS + " ORDER BY 2, 3",
+            "  OR n.nspname = ANY(%(schemas)s)) AND " + _USER_SCHEMAS + " ORDER BY 2, 3",
             {"schemas": None if schemas is None else list(schemas)},
         )
     ]
+
+
+def importable(
+    session: Session, keys: Sequence[tuple[str, str]], schemas: Sequence[str], everything: bool = False
+) -> list[Table]:
+    """What foreign tables can stand for, views included: the relations *keys*, and those of *schemas* or of *everything*, whose
+    partitions come with their table."""
+    refuse_missing_schemas(session, schemas)
+    of_schemas, names = arrays(keys)
+    found = [
+        Table(row.oid, row.schema, row.name, row.kind)
+        for row in session.rows(
+            "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
+            " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'"
+            " AND ((n.nspname, c.relname) IN (SELECT * FROM unnest(%(of_schemas)s::text[], %(names)s::text[]))"
+            "  OR NOT c.relispartition AND (%(everything)s OR n.nspname = ANY(%(schemas)s::text[])) AND "
+            + _USER_SCHEMAS
+            + ") ORDER BY 2, 3",
+            {"of_schemas": of_schemas, "names": names, "schemas": list(schemas), "everything": everything},
+        )
+    ]
+    there = {table.key for table in found}
+    refuse_missing(session, [key for key in keys if key not in there])
+    return found
 
 
 def refuse_missing_schemas(session: Session, schemas: Sequence[str]) -> None:
@@ -171,7 +196,9 @@ def not_movable(session: Session, schemas: Sequence[str] | None, views: bool = F
             " WHERE (c.relkind IN ('m', 'f') OR c.relkind = 'v' AND %(views)s"
             " AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')"
             " OR c.relkind IN ('r', 'p') AND c.relpersistence = 'u')"
-            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND " + USER_SCHEMAS + " ORDER BY 1, 2",
+            " AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s)) AND "
+            + _USER_SCHEMAS
+            + " ORDER BY 1, 2",
             {"schemas": None if schemas is None else list(schemas), "views": views},
         )
     ]
@@ -222,7 +249,7 @@ def _similar(session: Session, key: tuple[str, str]) -> list[str]:
         (row.schema + "." + row.name).lower(): quoted(row.schema, row.name)
         for row in session.rows(
             "SELECT n.nspname AS schema, c.relname AS name FROM pg_class AS c"
-            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND " + USER_SCHEMAS
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND " + _USER_SCHEMAS
         )
     }
     return [existing[match] for match in difflib.get_close_matches(".".join(key).lower(), existing, 2, 0.8)]
