@@ -105,7 +105,9 @@ def parse(session: Session, params: Mapping[str, Any]) -> list[Import]:
             local = entry["local_schema"] or "{0}_{1}".format(params["server"], remote)
             check_name("schema", local)
             result.append(Import(remote, local, requests, frozenset(excepted), flags))
-    twice = {quoted(i.remote) for i in result if [(o.remote, o.local) for o in result].count((i.remote, i.local)) > 1}
+    # A list may stand beside the rest of its schema.
+    places = [(each.remote, each.local, each.requests is None) for each in result]
+    twice = {quoted(place[0]) for place in places if places.count(place) > 1}
     if twice:
         raise Refused("imports: schema {0} is imported twice into the same schema.".format(enumerate_names(twice)))
     return result
