@@ -55,8 +55,18 @@ def refused(pair: Pair, **params: Any) -> str:
     before = pair.source.fingerprint()
     message = pair.target.refused(MODULE, **options(pair, **params))
     assert pair.source.fingerprint() == before
-    assert "\n" not in message and message[-1] in ".!?" and len(message) < 1000, message
+    assert message[-1] in ".!?" and len(message) < 1000, message
     return message
+
+
+def possible(pair: Pair, word: str, **params: Any) -> bool:
+    """Whether a run succeeds, and converges then; else it is refused with *word*."""
+    if pair.target.run(MODULE, **options(pair, **params)).get("failed"):
+        message = refused(pair, **params)
+        assert word in message, message
+        return False
+    assert not converge(pair, **params)["changed"]
+    return True
 
 
 def absent(pair: Pair, **params: Any) -> dict[str, Any]:
