@@ -13,6 +13,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     copying,
+    foreign_imports,
     foreign_ledger,
     foreign_plan,
     foreign_readers,
@@ -103,6 +104,8 @@ def manage(task: Task) -> None:
     """Bring the server of the task's options and all that belongs to it to what they name, or remove it."""
     params = task.params
     workers.jobs(params["jobs"])
+    foreign_imports.refuse_entries(params["imports"])
+    snapshots.refuse_entries(params["snapshots"])
     session = task.session_or_none()
     with session or contextlib.nullcontext():
         if params["state"] == "absent":
@@ -115,8 +118,9 @@ def manage(task: Task) -> None:
             task.note('Create server "{0}"'.format(params["server"]))
             _predict_blindly(task, {})
         else:
+            wanted = foreign_server.wanted_from(params, session.value("SELECT current_user"), session.version)
             with task.lenient():
-                _bring(task, session)
+                _bring(task, session, wanted)
 
 
 def _predict_blindly(task: Task, remembered: Mapping[foreign_ledger.Key, Thing]) -> None:
@@ -128,9 +132,8 @@ def _predict_blindly(task: Task, remembered: Mapping[foreign_ledger.Key, Thing])
         task.note(*["Fill {0}".format(entry["into"]) for entry in params["snapshots"]])
 
 
-def _bring(task: Task, session: Session) -> None:
+def _bring(task: Task, session: Session, wanted: Server) -> None:
     params = task.params
-    wanted = foreign_server.wanted_from(params, session.value("SELECT current_user"), session.version)
     remembered = foreign_ledger.read(session, wanted.name)
     current = _read_server(session, wanted.name, remembered)
     changes = foreign_server.plan(current, wanted, str(Endpoint.from_source(params["source"])))

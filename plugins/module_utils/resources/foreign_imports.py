@@ -74,6 +74,16 @@ class Item(NamedTuple):
         return [self.table] + ([self.view] if self.view else [])
 
 
+def refuse_entries(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse entries of C(imports) that no server could make sense of."""
+    for entry in entries:
+        requests = tables.parse_requests(entry["tables"])
+        if requests is not None and entry["except"]:
+            raise Refused("imports: tables and except exclude each other.")
+        if requests == []:
+            raise Refused("imports: tables is an empty list: name some, or leave it out for all of them.")
+
+
 def parse(session: Session, params: Mapping[str, Any]) -> list[Import]:
     """The C(imports) of the options; those of whole databases as the source tells its schemas, for which the server is there."""
     result: list[Import] = []
@@ -93,12 +103,8 @@ def _by_schema(
     session: Session, server: str, entry: Mapping[str, Any]
 ) -> list[tuple[str, Mapping[str, TableRequest] | None, list[str]]]:
     schema = entry["remote_schema"]
-    if entry["tables"] is not None and entry["except"]:
-        raise Refused("imports: tables and except exclude each other.")
     if entry["tables"] is not None:
         requests = tables.parse_requests(entry["tables"]) or []
-        if not requests:
-            raise Refused("imports: tables is an empty list: name some, or leave it out for all of them.")
         groups: dict[str, dict[str, TableRequest]] = {}
         for (of_schema, name), request in zip(_names(session, [r.name for r in requests], schema), requests):
             if name in groups.setdefault(of_schema, {}):

@@ -55,6 +55,22 @@ class Verdict(NamedTuple):
     reason: str
 
 
+def refuse_entries(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse entries of C(snapshots) that no server could make sense of."""
+    for entry in entries:
+        label = entry["into"]
+        if (entry["relation"] is None) == (entry["query"] is None):
+            raise Refused("snapshots: {0} needs either relation or query.".format(label))
+        if entry["query"] is not None and entry["where"] is not None:
+            raise Refused("snapshots: {0} has where beside query: write the condition into the query.".format(label))
+        if entry["max_age"] < 0:
+            raise Refused(
+                "snapshots: max_age of {0} is {1}: seconds can't be negative.".format(label, entry["max_age"])
+            )
+        if not all(columns and all(isinstance(name, str) for name in columns) for columns in entry["indexes"]):
+            raise Refused("snapshots: indexes of {0} must be lists of at least one column name.".format(label))
+
+
 def parse(session: Session, entries: Sequence[Mapping[str, Any]], items: Sequence[Item]) -> list[Wanted]:
     """The C(snapshots) of the options; refuses what can't be filled. *session* is in the transaction that made *items*."""
     into = tables.parse_names(session, [entry["into"] for entry in entries])
@@ -69,14 +85,6 @@ def _parse(session: Session, into: Key, entry: Mapping[str, Any], items: Mapping
     label = quoted(*into)
     check_name("schema", into[0])
     check_name("table", into[1])
-    if (entry["relation"] is None) == (entry["query"] is None):
-        raise Refused("snapshots: {0} needs either relation or query.".format(label))
-    if entry["query"] is not None and entry["where"] is not None:
-        raise Refused("snapshots: {0} has where beside query: write the condition into the query.".format(label))
-    if entry["max_age"] < 0:
-        raise Refused("snapshots: max_age of {0} is {1}: seconds can't be negative.".format(label, entry["max_age"]))
-    if not all(columns and all(isinstance(name, str) for name in columns) for columns in entry["indexes"]):
-        raise Refused("snapshots: indexes of {0} must be lists of at least one column name.".format(label))
     item = None
     query = expression(entry["query"] or "")
     if entry["relation"] is not None:
