@@ -26,6 +26,7 @@ from tests.support.snapshots import (
     converge,
     entry,
     gate_closed,
+    indexes,
     moment,
     now,
     options,
@@ -149,21 +150,44 @@ def test_a_reader_that_holds_the_old_table_is_named(far: Pair, monkeypatch: pyte
     assert version(far) == 2
 
 
+HELD = "SELECT pid, query FROM pg_stat_activity WHERE usename = %s AND (backend_xmin IS NOT NULL OR xact_start IS NOT NULL)"
+"""The sessions of the distributor that have a transaction."""
+
+
 def test_the_source_is_let_go_before_the_exchange_and_others_read_meanwhile(far: Pair, tmp_path: Path) -> None:
     """While the exchange waits for somebody who reads the old table, no transaction is open at the source."""
     kept = {**A, "refresh": "always"}
     take(far, kept)
     set_version(far, 2)
     waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'kept.a'::regclass"
-    held = "SELECT pid, query FROM pg_stat_activity WHERE usename = %s AND (backend_xmin IS NOT NULL OR xact_start IS NOT NULL)"
     with running(far, tmp_path / "tmp", kept) as process:
         with far.target.transaction("SELECT count(*) FROM kept.a"):
             copies.until(process, lambda: far.sql_target(waiting), "the exchange")
-            assert far.sql_source(held, [far.distributor]) == []
+            assert far.sql_source(HELD, [far.distributor]) == []
             assert version(far) == 1
         result = process.finish()
     assert not result.get("failed"), result
     assert version(far) == 2 and residue(far) == []
+
+
+def test_the_source_is_let_go_before_indexes_are_built(far: Pair, tmp_path: Path) -> None:
+    far.sql_target(
+        "CREATE FUNCTION wait_for_it() RETURNS event_trigger LANGUAGE plpgsql SET lock_timeout = 0 AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock_shared(99); END $$;"
+        "CREATE EVENT TRIGGER wait_for_it ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION wait_for_it()"
+    )
+    kept = [{**A, "indexes": [["id"]]}, {"query": "SELECT * FROM far.b", "into": "kept.b", "indexes": [["a"]]}]
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 99 AND NOT granted"
+    with running(far, tmp_path / "tmp", *kept) as process:
+        with far.target.transaction("SELECT pg_advisory_xact_lock(99)"):
+            copies.until(process, lambda: far.sql_target(waiting), "an index")
+            copies.until(
+                process, lambda: not far.sql_source(HELD, [far.distributor]), "the source's transactions to end"
+            )
+            assert far.sql_target(waiting)
+        result = process.finish()
+    assert not result.get("failed"), result
+    assert indexes(far.target, "kept.a") and indexes(far.target, "kept.b") and residue(far) == []
 
 
 # What others made of it
@@ -258,8 +282,12 @@ def test_usage_gives_and_takes_the_right_to_read_snapshots(far: Pair) -> None:
             assert cursor.fetchall() == [(500,)]
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 cursor.execute("DELETE FROM kept.a")
-        converge(far, A)
+        other = {"relation": "far.b", "into": "kept.b"}
+        take(far, A, other, usage=[science])
+        assert far.sql_target("SELECT has_table_privilege(%s, 'kept.b', 'SELECT')", [science]) == [(True,)]
+        converge(far, A, other)
         assert far.sql_target(may, [science] * 2) == [(False, False)]
+        assert far.sql_target("SELECT has_table_privilege(%s, 'kept.b', 'SELECT')", [science]) == [(False,)]
 
 
 # One moment
