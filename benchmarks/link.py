@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -88,10 +89,11 @@ class Link:
 
 
 def round_trip(place: Place, count: int = 500) -> float:
-    """The seconds in which a server answers, on average of a number of questions."""
+    """The seconds in which a server answers, the median of a number of questions."""
+    seconds = []
     with closing(place.cluster.connect(place.database)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT")
-        start = time.perf_counter()
         for _ in range(count):
+            start = time.perf_counter()
             cursor.execute("SELECT")
-        return (time.perf_counter() - start) / count
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
