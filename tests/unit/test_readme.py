@@ -135,7 +135,7 @@ SENTENCES = [
     "was not filled in this run, and",
     "takes its rows from there: let --limit include it, or run with pgml_dump_fan_out=primary.",
     "on tables that are to be exchanged: drop",
-    "there, or use replace=truncate, which keeps tables.",
+    ", or use replace=truncate, which keeps tables",
     "The tables need extension",
     "doesn't have: install its package there.",
     "let it end first.",

@@ -37,6 +37,9 @@ _SETTINGS = {
     "intervalstyle": "postgres",
 }
 
+_SECRET_SETTING = "pgml_distributed.secret_{0}"
+_LOGGERS = ("log_min_messages", "pg_stat_statements.track", "pgaudit.log")
+
 
 def version_text(version: int) -> str:
     """C(server_version_num) for people: 150018 is 15.18."""
@@ -46,10 +49,13 @@ def version_text(version: int) -> str:
 class Session:
     """One connection in autocommit mode. Errors of the server become sentences without secrets."""
 
-    def __init__(self, endpoint: Endpoint, **settings: str) -> None:
+    def __init__(self, endpoint: Endpoint, secrets: Sequence[str] = (), **settings: str) -> None:
+        """:param secrets: those of the Changes that run() is to carry out here"""
         self.endpoint = endpoint
         self._lock_timeout = settings.get("lock_timeout", _SETTINGS["lock_timeout"])
-        self._connection = _connect(endpoint, {**_SETTINGS, **settings})
+        self._secrets = {value: _SECRET_SETTING.format(number) for number, value in enumerate(dict.fromkeys(secrets))}
+        hidden = {name: value for value, name in self._secrets.items()}
+        self._connection = _connect(endpoint, {**_SETTINGS, **settings, **hidden})
         self._connection.autocommit = True
         self.version: int = self._connection.server_version
         if self.version < OLDEST_VERSION:
@@ -94,9 +100,11 @@ class Session:
         row = self.row(query, parameters)
         return row[0] if row else None
 
-    def execute(self, statement: Any, parameters: Any = None) -> None:
+    def execute(self, statement: Any, parameters: Any = None) -> int:
+        """Run a statement and return how many rows it was about; -1 when it is about none."""
         with self._errors(), self._connection.cursor() as cursor:
             cursor.execute(statement, parameters)
+            return int(cursor.rowcount)
 
     def copy_out(self, statement: Any, sink: Any) -> int:
         """Run a C(COPY ... TO STDOUT) into a binary file and return the server's count of rows."""
@@ -135,6 +143,13 @@ class Session:
             raise
         self.execute("COMMIT" if commit else "ROLLBACK")
 
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """A part of a transaction that leaves nothing behind. After an error the transaction has to be given up."""
+        self.execute("SAVEPOINT undone")
+        yield
+        self.execute("ROLLBACK TO SAVEPOINT undone; RELEASE SAVEPOINT undone")
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Run *changes* in their order; neighbours that may share a transaction share one."""
         group: list[Change] = []
@@ -147,7 +162,8 @@ class Session:
             if change.secret is None:
                 self.execute(change.statement)
             else:
-                self._execute_with_secret(change.statement, change.secret)
+                with Session(self.endpoint, [change.secret]) as session:
+                    session.run(change)
         self._apply_together(group)
 
     def _apply_together(self, changes: Sequence[Change]) -> None:
@@ -156,27 +172,45 @@ class Session:
                 for change in changes:
                     self.execute(change.statement)
 
-    def _execute_with_secret(self, statement: Any, secret: str) -> None:
-        """Run *statement*, in which the marker SECRET stands for *secret* as a quoted literal.
+    def run(self, change: Change) -> None:
+        """Carry out *change*, whose secret is one of the session's.
 
         A statement's text reaches the server's log (log_statement, log_min_error_statement), pg_stat_activity and
-        pg_stat_statements. So the secret travels as a custom setting in the start-up packet of a session of its own,
-        and the server's format() puts it into the statement. The error is raised anew, because its context would quote
-        the statement. A superuser's session also keeps warnings, pg_stat_statements.track = all and pgaudit from it.
+        pg_stat_statements. So secrets travel as custom settings in the start-up packet, and the server's format() puts them
+        into the statement. The error is raised anew, because its context would quote the statement. A superuser's session also
+        keeps warnings, pg_stat_statements.track = all and pgaudit from it.
         """
-        template = self.text_of(statement).replace("%", "%%").replace(SECRET_MARK, "%L")
+        if change.secret is None:
+            self.execute(change.statement)
+            return
+        template = self.text_of(change.statement).replace("%", "%%").replace(SECRET_MARK, "%L")
         body = compose(
-            "DECLARE problem text; detail text; hint text; BEGIN "
+            "DECLARE problem text; detail text; hint text; names text[] := {loggers}; was text[] := array("
+            "SELECT current_setting(name, true) FROM unnest(names) WITH ORDINALITY AS n(name, number) ORDER BY number); BEGIN "
             "BEGIN SET LOCAL log_min_messages = panic; SET LOCAL pg_stat_statements.track = 'none';"
             " SET LOCAL pgaudit.log = 'none'; EXCEPTION WHEN insufficient_privilege THEN NULL; END; "
-            "EXECUTE format({pattern}, current_setting('pgml_distributed.secret')); "
+            "EXECUTE format({pattern}, current_setting({setting})); "
+            "FOR number IN 1 .. cardinality(names) LOOP IF was[number] IS NOT NULL THEN"
+            " BEGIN PERFORM set_config(names[number], was[number], true);"
+            " EXCEPTION WHEN insufficient_privilege THEN NULL; END; END IF; END LOOP; "
             "EXCEPTION WHEN OTHERS THEN GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, "
             "detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT; "
             "RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = problem, DETAIL = detail, HINT = hint; END",
+            loggers=literal(list(_LOGGERS)),
             pattern=literal(template),
+            setting=literal(self._secrets[change.secret]),
         )
-        with Session(self.endpoint, **{"pgml_distributed.secret": secret}) as session:
-            session.execute(compose("DO {body}", body=literal(self.text_of(body))))
+        self.execute(compose("DO {body}", body=literal(self.text_of(body))))
+
+    def refuse_more_than_queries(self, queries: Sequence[Any]) -> None:
+        """Have the server refuse whatever is not one query each. A cursor takes one and nothing more, and opening it runs
+        nothing: so no text that somebody wrote into a query can end in a second statement."""
+        body = compose(
+            "DECLARE query text; looked refcursor; BEGIN FOREACH query IN ARRAY {queries}::text[] LOOP"
+            " OPEN looked FOR EXECUTE query; CLOSE looked; END LOOP; END",
+            queries=literal([self.text_of(query) for query in queries]),
+        )
+        self.execute(compose("DO {body}", body=literal(self.text_of(body))))
 
     def text_of(self, statement: Any) -> str:
         """The SQL text of a composed statement."""

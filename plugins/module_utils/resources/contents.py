@@ -164,18 +164,13 @@ def refuse_unreadable(session: Session, tables: Sequence[Table]) -> None:
 
 
 def refuse_bad_filters(session: Session, contents: Sequence[Contents]) -> None:
-    """Refuse a filter that is no single condition. A cursor takes one query and nothing more, and opening it runs nothing."""
+    """Refuse a filter that is no single condition."""
     for item in contents:
         if item.table.where is None:
             continue
-        query = session.text_of(
-            snapshot.select(item.table.schema, item.table.name, item.columns[:1], item.table.where, 0, None)
-        )
-        body = compose(
-            "DECLARE looked refcursor; BEGIN OPEN looked FOR EXECUTE {query}; CLOSE looked; END", query=literal(query)
-        )
+        query = snapshot.select(item.table.schema, item.table.name, item.columns[:1], item.table.where, 0, None)
         try:
-            session.execute(compose("DO {body}", body=literal(session.text_of(body))))
+            session.refuse_more_than_queries([query])
         except ServerRefused as error:
             raise Refused(
                 "The filter of {0} is no condition that the source understands: {1}".format(item.table.label, error)

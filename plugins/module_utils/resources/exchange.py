@@ -23,6 +23,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.st
 LOCK_TIMEOUT = "200 ms"
 _LOCK_PAUSE_SECONDS = 0.5
 _LOCK_PATIENCE_SECONDS = 60
+_OTHERWISE = ", or use replace=truncate, which keeps tables"
 _TRY_AGAIN = ("55P03", "40P01")
 """lock_not_available and deadlock_detected"""
 
@@ -64,8 +65,10 @@ def refuse_losses(
     before: Mapping[tuple[str, str], Sequence[str]],
     after: Mapping[tuple[str, str], Sequence[str]],
     brought: Mapping[tuple[str, str], Iterable[str]],
+    otherwise: str = _OTHERWISE,
 ) -> None:
-    """Refuse to lose what somebody added to a table on the target: not in *after*, and not *brought* by us earlier."""
+    """Refuse to lose what somebody added to a table on the target: not in *after*, and not *brought* by us earlier. *otherwise*
+    says what else there is to do than drop it."""
     lost = [
         "{0} of {1}".format(words, quoted(*key))
         for key, there in before.items()
@@ -73,20 +76,23 @@ def refuse_losses(
     ]
     if lost:
         raise Refused(
-            "The target alone has {0}, and would lose it with the old table: drop it there, or use replace=truncate, "
-            "which keeps tables.".format(enumerate_names(lost, 5))
+            "The target alone has {0}, and would lose it with the old table: drop it there{1}.".format(
+                enumerate_names(lost, 5), otherwise
+            )
         )
 
 
-def views_on(session: Session, keys: Sequence[tuple[str, str]]) -> list[View]:
+def views_on(session: Session, keys: Sequence[tuple[str, str]], otherwise: str = _OTHERWISE) -> list[View]:
     """The views that read the tables *keys*, which an exchange makes anew; refuses what it can't carry over."""
     rows = session.rows(_DEPENDANTS, dict(zip(("schemas", "names"), arrays(keys))))
     refused = [row.words for row in rows if row.view is None]
     if refused:
         raise Refused(
-            "On the target {0} depend{1} on tables that are to be exchanged: drop {2} there, or use replace=truncate, "
-            "which keeps tables.".format(
-                enumerate_names(refused, 5), "s" if len(refused) == 1 else "", "it" if len(refused) == 1 else "them"
+            "On the target {0} depend{1} on tables that are to be exchanged: drop {2} there{3}.".format(
+                enumerate_names(refused, 5),
+                "s" if len(refused) == 1 else "",
+                "it" if len(refused) == 1 else "them",
+                otherwise,
             )
         )
     return [View(row.words, row.view, tuple(row.options or ())) for row in rows]

@@ -12,7 +12,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     expression,
     identifier,
     listed,
-    literal,
     sequence,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
@@ -70,7 +69,9 @@ def _ask(session: Session, tables: Sequence[Table]) -> list[Any]:
     with session.transaction(commit=False):
         session.execute(compose("CREATE SCHEMA {scratch}", scratch=identifier(_SCRATCH)))
         session.execute(sequence(compose("CREATE TABLE {copy} (LIKE {table})", **_parts(table)) for table in tables))
-        _refuse_more_than_expressions(session, tables)
+        session.refuse_more_than_queries(
+            [compose("SELECT FROM ONLY {copy} WHERE {filter}", **_parts(table)) for table in tables]
+        )
         session.execute(
             compose(
                 "CREATE PUBLICATION {scratch} FOR TABLE {members}",
@@ -87,17 +88,6 @@ def _parts(table: Table) -> dict[str, Any]:
         "table": identifier(*table.key),
         "filter": expression(table.where or ""),
     }
-
-
-def _refuse_more_than_expressions(session: Session, tables: Sequence[Table]) -> None:
-    """A cursor takes one query and nothing more, and opening it runs nothing: so no filter can end in a second statement."""
-    queries = [session.text_of(compose("SELECT FROM ONLY {copy} WHERE {filter}", **_parts(table))) for table in tables]
-    body = compose(
-        "DECLARE query text; looked refcursor; BEGIN FOREACH query IN ARRAY {queries}::text[] LOOP"
-        " OPEN looked FOR EXECUTE query; CLOSE looked; END LOOP; END",
-        queries=literal(queries),
-    )
-    session.execute(compose("DO {body}", body=literal(session.text_of(body))))
 
 
 def _name_culprit(session: Session, tables: Iterable[Table]) -> None:

@@ -60,11 +60,13 @@ class Snapshot:
         self.session.close()
 
 
-def lock(session: Session, tables: Sequence[Extant]) -> None:
-    """Have the transaction of *session* keep *tables* from being rewritten, truncated or dropped."""
+def lock(session: Session, tables: Sequence[Extant], only: bool = True) -> None:
+    """Have the transaction of *session* keep *tables* from being rewritten, truncated or dropped; what is below them too, unless
+    *only*."""
     if not tables:
         return
-    names = listed([compose("ONLY {name}", name=identifier(schema, name)) for _oid, schema, name in tables])
+    template = "ONLY {name}" if only else "{name}"
+    names = listed([compose(template, name=identifier(schema, name)) for _oid, schema, name in tables])
     try:
         session.execute(compose("LOCK TABLE {names} IN ACCESS SHARE MODE", names=names))
     except ServerRefused as error:

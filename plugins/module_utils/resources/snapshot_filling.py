@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Local snapshots are filled beside their predecessors, all from one moment of the source, and exchanged in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    ServerRefused,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    arrays,
+    compose,
+    enumerate_names,
+    expression,
+    identifier,
+    identifiers,
+    listed,
+    literal,
+    quoted,
+    raw,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    contents,
+    copying,
+    exchange,
+    foreign_ledger,
+    shipment,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Item
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import SNAPSHOT, Thing
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
+    Cargo,
+    Key,
+    Schedule,
+    Tally,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.snapshots import USERS_PATH, Wanted
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
+    chunks,
+    indexes,
+    ledger,
+    snapshot,
+    staging,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Extent
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
+    Job,
+    Move,
+    Source,
+    Target,
+    Workers,
+)
+
+
+class Origin(NamedTuple):
+    """A relation on the source whose rows are copied."""
+
+    extent: Extent
+    divisible: bool
+    """whether ranges of its blocks can be read by themselves"""
+
+
+class Filling:
+    """One run: fill() does all of it and returns what there is to remember."""
+
+    def __init__(
+        self, session: Session, server: str, wanted: Sequence[Wanted], readers: Sequence[str], jobs: int
+    ) -> None:
+        self._session = session
+        self._server = server
+        self._wanted = wanted
+        self._copied = [(each, each.item) for each in wanted if each.item]
+        self._readers = readers
+        self._jobs = jobs
+        self._names = Names(each.into[0] for each in wanted)
+        self._tally = Tally()
+
+    def fill(self, endpoint: Endpoint, remembered: Mapping[Any, Thing]) -> list[Thing]:
+        """Fill the snapshots, those that can be copied from the source at *endpoint*."""
+        copying.make_ready(self._session)
+        brought = {each.into: remembered[(SNAPSHOT, *each.into)].attached for each in self._there(remembered)}
+        exchange.refuse_losses(exchange.attached(self._session, list(brought)), {}, brought, "")
+        exchange.views_on(self._session, list(brought), "")
+        self._session.apply(ledger.preparation(self._session))
+        try:
+            taken_at = self._load(endpoint)
+            return self._publish(list(brought), taken_at)
+        finally:
+            with contextlib.suppress(DistributedError):
+                staging.clean(self._session)
+
+    def _there(self, remembered: Mapping[Any, Thing]) -> list[Wanted]:
+        return [each for each in self._wanted if (SNAPSHOT, *each.into) in remembered]
+
+    def _new(self, key: Key) -> Key:
+        return (self._names.new(key[0]), key[1])
+
+    def _load(self, endpoint: Endpoint) -> datetime.datetime:
+        """Bring the rows into staged tables and build their indexes; returns the moment they are of."""
+        session = self._session
+        self._stage()
+        zone = session.value("SHOW timezone")
+        encoding = shipment.encoding_of(session)
+        taken_at: datetime.datetime = session.value("SELECT clock_timestamp()")
+        with contextlib.ExitStack() as stack:
+            moment, cargo = None, []
+            if self._copied:
+                moment = Snapshot(snapshot.reading_session(endpoint, search_path=USERS_PATH, timezone=zone))
+                stack.callback(moment.release)
+                cargo = self._cargo(moment)
+            size = sum(item.size for item in cargo)
+            indexes.refuse_no_space(session, size)
+            progress = Progress(session, len(self._wanted), size)
+            progress.phase("copy")
+            schedule = Schedule(self._plan(), [self._new(item.key) for item in cargo], self._tally, progress)
+            source = Source(_in_zone(endpoint, zone), [moment.name] if moment else [], encoding)
+            target = Target(session.endpoint, indexes.settings(session, self._jobs, encoding), 0)
+            with Workers(self._jobs, source, target) as workers:
+                jobs = [Job(("rows", self._new(item.key), item), self._move(item), ()) for item in cargo]
+                workers.run(jobs, schedule.done, moment.release if moment else _nothing)
+                self._run_queries()
+                jobs = schedule.without_rows([self._new(each.into) for each in self._wanted if not each.item])
+                workers.run(jobs, schedule.done, _nothing)
+            progress.phase("exchange")
+        return taken_at
+
+    def _stage(self) -> None:
+        """Create the tables in the staging schemas, without indexes."""
+        with Session(self._session.endpoint, search_path=USERS_PATH) as loader:
+            for name in self._names.numbers:
+                loader.execute(compose("CREATE SCHEMA {name}", name=identifier(self._names.new(name))))
+            for each in self._wanted:
+                key = self._new(each.into)
+                loader.execute(
+                    compose("CREATE TABLE {table} AS {query} WITH NO DATA", table=identifier(*key), query=each.query)
+                )
+                if each.as_float8:
+                    _make_float8(loader, key)
+
+    def _plan(self) -> Blueprint:
+        builds = [
+            (
+                self._new(each.into),
+                self._session.text_of(
+                    compose(
+                        "CREATE INDEX ON {table} ({columns})",
+                        table=identifier(*self._new(each.into)),
+                        columns=identifiers(columns),
+                    )
+                ),
+            )
+            for each in self._wanted
+            for columns in each.indexes
+        ]
+        return Blueprint("", [], [], builds, [], [], frozenset(), frozenset())
+
+    def _cargo(self, moment: Snapshot) -> list[Cargo]:
+        """The pieces that the rows come in, largest first; the source keeps their tables as they are until they are read."""
+        reader = moment.session
+        origins = _origins(reader, [item.table.remote for _each, item in self._copied])
+        snapshot.lock(reader, [table for _origin, held in origins for table in held[:1]], only=False)
+        snapshot.refuse(snapshot.moved(reader, [table for _origin, held in origins for table in held]))
+        staged = {
+            item.table.key: item
+            for item in contents.read(
+                self._session, _tables(self._session, [self._new(e.into) for e, _item in self._copied])
+            )
+        }
+        cargo = []
+        for (each, item), (origin, _held) in zip(self._copied, origins):
+            there = staged[self._new(each.into)]
+            rows = _rows(item, each.where, _columns(self._session, self._new(each.into)))
+            try:
+                reader.refuse_more_than_queries([rows])
+            except ServerRefused as error:
+                raise Refused("snapshots: {0} can't be read: {1}".format(each.label, error), **error.details) from None
+            for chunk in chunks.plan([origin.extent], self._jobs if origin.divisible else 1, reader.version):
+                read = compose(
+                    "COPY ({rows}) TO STDOUT (FORMAT {format})",
+                    rows=_in_range(rows, chunk),
+                    format=raw("binary" if there.binary else "text"),
+                )
+                cargo.append(Cargo(each.into, reader.text_of(read), chunk.bytes, there.binary, chunk.whole))
+        return sorted(cargo, key=lambda item: -item.size)
+
+    def _move(self, item: Cargo) -> Move:
+        """Rows of a table that comes whole are frozen as they come: nobody could see them before."""
+        key = self._new(item.key)
+        names = [name for name, _type in _columns(self._session, key)]
+        write = contents.writing(key, names, item.binary, item.whole)
+        first = self._session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*key))) if item.whole else None
+        return Move(quoted(*item.key), item.read, self._session.text_of(write), first)
+
+    def _run_queries(self) -> None:
+        """Each query in a transaction of its own, which is all the time that the source spends on it."""
+        for each in self._wanted:
+            if each.item:
+                continue
+            with Session(self._session.endpoint, search_path=USERS_PATH, synchronous_commit="off") as loader:
+                loader.without_timeouts()
+                insert = compose(
+                    "INSERT INTO {table} {query}", table=identifier(*self._new(each.into)), query=each.query
+                )
+                try:
+                    self._tally.rows[each.into] = loader.execute(insert)
+                except ServerRefused as error:
+                    raise ServerRefused(
+                        "{0} could not be filled: {1}".format(each.label, error), **error.details
+                    ) from None
+
+    def _publish(self, replaced: Sequence[Key], taken_at: datetime.datetime) -> list[Thing]:
+        """The transaction after which everybody sees the new rows, and before which nobody does."""
+        keys = [each.into for each in self._wanted]
+        with Session(self._session.endpoint, lock_timeout=exchange.LOCK_TIMEOUT) as session:
+            session.without_timeouts()
+            exchange.lock(session, replaced, exchange.views_on(session, replaced, ""))
+            session.execute("SET LOCAL lock_timeout = 0")
+            exchange.exchange(session, self._names, keys, replaced, None)
+            for role in self._readers:
+                names = listed([identifier(*key) for key in keys])
+                session.execute(compose("GRANT SELECT ON {names} TO {role}", names=names, role=identifier(role)))
+            attached = exchange.attached(session, keys)
+            things = [
+                Thing(
+                    SNAPSHOT,
+                    *each.into,
+                    each.definition,
+                    attached[each.into],
+                    self._tally.rows.get(each.into, 0),
+                    taken_at,
+                )
+                for each in self._wanted
+            ]
+            foreign_ledger.remember(session, self._server, things)
+            session.execute("COMMIT")
+        return things
+
+
+def _nothing() -> None:
+    pass
+
+
+def _in_zone(endpoint: Endpoint, zone: str) -> Endpoint:
+    """The same, with the target's time zone, in which conditions without one are meant."""
+    given = endpoint.keywords.get("options")
+    return endpoint.with_keywords(options=" ".join(filter(None, [given, "-c timezone={0}".format(zone)])))
+
+
+def _make_float8(session: Session, key: Key) -> None:
+    names = [name for name, type_ in _columns(session, key) if _NUMERIC.match(type_)]
+    if names:
+        alter = [compose("ALTER COLUMN {name} TYPE float8", name=identifier(name)) for name in names]
+        session.execute(compose("ALTER TABLE {table} {alter}", table=identifier(*key), alter=listed(alter)))
+
+
+_NUMERIC = re.compile(r"numeric(\(|$)")
+
+
+def _columns(session: Session, key: Key) -> list[tuple[str, str]]:
+    """(name, built-in type) of a table; the type is empty when the source may have it under another name."""
+    return [
+        (row.name, row.type)
+        for row in session.rows(
+            "SELECT a.attname AS name, CASE WHEN a.atttypid < 16384 THEN format_type(a.atttypid, a.atttypmod) ELSE '' END"
+            " AS type FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            list(key),
+        )
+    ]
+
+
+def _tables(session: Session, keys: Sequence[Key]) -> list[Table]:
+    return [
+        Table(row.oid, row.schema, row.name, "r")
+        for row in session.rows(
+            "SELECT c.oid, n.nspname AS schema, c.relname AS name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
+            " JOIN pg_namespace AS n ON n.nspname = w.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name",
+            arrays(keys),
+        )
+    ]
+
+
+def _origins(reader: Session, keys: Sequence[Key]) -> list[tuple[Origin, list[snapshot.Extant]]]:
+    """The relations *keys* on the source, each with the tables that hold its rows, itself first; a view holds none."""
+    found: dict[Key, tuple[Origin, list[snapshot.Extant]]] = {}
+    for row in reader.rows(_ORIGINS, arrays(keys)):
+        origin = Origin(Extent(row.top, row.blocks, row.bytes), row.kind == "r")
+        held = found.setdefault((row.schema, row.name), (origin, []))[1]
+        if row.part is not None:
+            held.append((row.part, row.part_schema, row.part_name))
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise Refused(
+            "{0} {1} gone from the source: run with on_drift=reimport, and leave its snapshot out.".format(
+                enumerate_names(quoted(*key) for key in missing), "is" if len(missing) == 1 else "are"
+            )
+        )
+    return [found[key] for key in keys]
+
+
+_ORIGINS = (
+    "WITH RECURSIVE w AS (SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
+    "  FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
+    "  JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name),"
+    " parts AS (SELECT oid AS top, oid, 0 AS depth FROM w WHERE kind IN ('r', 'p')"
+    "  UNION SELECT p.top, i.inhrelid, p.depth + 1 FROM parts AS p JOIN pg_inherits AS i ON i.inhparent = p.oid)"
+    " SELECT w.oid AS top, w.schema, w.name, w.kind,"
+    "  coalesce(pg_table_size(w.oid), 0) AS bytes,"
+    "  coalesce(pg_relation_size(w.oid) / current_setting('block_size')::int, 0)::int8 AS blocks,"
+    "  c.oid AS part, n.nspname AS part_schema, c.relname AS part_name"
+    " FROM w LEFT JOIN (parts AS p JOIN pg_class AS c ON c.oid = p.oid AND c.relkind IN ('r', 'p')"
+    "  JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON p.top = w.oid ORDER BY w.oid, p.depth"
+)
+
+
+def _rows(item: Item, where: str | None, columns: Sequence[tuple[str, str]]) -> Any:
+    """The query for the source. Casts make sure that each value is of the type that the target awaits."""
+    names = {column.name: column.remote for column in item.table.columns}
+    parts = [
+        compose("{name}::{type}" if type_ else "{name}", name=identifier(names[name]), type=raw(type_))
+        for name, type_ in columns
+    ]
+    conditions = [expression(text) for text in (item.where, where) if text is not None]
+    return compose(
+        "SELECT {columns} FROM {table} WHERE {conditions}",
+        columns=listed(parts),
+        table=identifier(*item.table.remote),
+        conditions=raw(" AND ").join([raw("true"), *conditions]),
+    )
+
+
+def _in_range(rows: Any, chunk: chunks.Chunk) -> Any:
+    """*rows* without those of other blocks than the chunk's."""
+    bounds = []
+    if chunk.first:
+        bounds.append(compose("ctid >= {tid}", tid=literal("({0},0)".format(chunk.first))))
+    if chunk.end is not None:
+        bounds.append(compose("ctid < {tid}", tid=literal("({0},0)".format(chunk.end))))
+    return raw(" AND ").join([rows, *bounds])

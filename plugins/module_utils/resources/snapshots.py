@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Local tables that are filled from the source: which are due, how they are filled, and how they take their place."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    check_name,
+    compose,
+    enumerate_names,
+    expression,
+    identifier,
+    quoted,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import tables
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Item
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import SNAPSHOT, Thing
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
+
+USERS_PATH = "pg_catalog, public, pg_temp"
+"""search_path for what users write."""
+
+
+class Wanted(NamedTuple):
+    """An entry of C(snapshots)."""
+
+    into: Key
+    query: Any
+    """what the target would run, psycopg2.sql.Composable"""
+    item: Item | None
+    """the foreign table that the rows come from straight, or None when the query has to run"""
+    where: str | None
+    as_float8: bool
+    indexes: tuple[tuple[str, ...], ...]
+    always: bool
+    max_age: int
+    definition: str = ""
+    """all that the rows depend on, to be remembered"""
+
+    @property
+    def label(self) -> str:
+        return quoted(*self.into)
+
+
+class Verdict(NamedTuple):
+    """Whether a snapshot is to be filled, and why."""
+
+    wanted: Wanted
+    due: bool
+    reason: str
+
+
+def parse(session: Session, entries: Sequence[Mapping[str, Any]], items: Sequence[Item]) -> list[Wanted]:
+    """The C(snapshots) of the options; refuses what can't be filled. *session* is in the transaction that made *items*."""
+    into = tables.parse_names(session, [entry["into"] for entry in entries])
+    twice = {quoted(*key) for key in into if into.count(key) > 1}
+    if twice:
+        raise Refused("snapshots: {0} is filled by more than one entry.".format(enumerate_names(twice)))
+    by_key = {item.key: item for item in items}
+    return [_checked(session, _parse(session, key, entry, by_key), entry) for key, entry in zip(into, entries)]
+
+
+def _parse(session: Session, into: Key, entry: Mapping[str, Any], items: Mapping[Key, Item]) -> Wanted:
+    label = quoted(*into)
+    check_name("schema", into[0])
+    check_name("table", into[1])
+    if (entry["relation"] is None) == (entry["query"] is None):
+        raise Refused("snapshots: {0} needs either relation or query.".format(label))
+    if entry["query"] is not None and entry["where"] is not None:
+        raise Refused("snapshots: {0} has where beside query: write the condition into the query.".format(label))
+    if entry["max_age"] < 0:
+        raise Refused("snapshots: max_age of {0} is {1}: seconds can't be negative.".format(label, entry["max_age"]))
+    if not all(columns and all(isinstance(name, str) for name in columns) for columns in entry["indexes"]):
+        raise Refused("snapshots: indexes of {0} must be lists of at least one column name.".format(label))
+    item = None
+    query = expression(entry["query"] or "")
+    if entry["relation"] is not None:
+        key = tables.parse_names(session, [entry["relation"]])[0]
+        item = items.get(key)
+        if key == into or any(definition.key == into for definition in (item.definitions if item else ())):
+            raise Refused("snapshots: {0} can't be filled from itself.".format(label))
+        query = compose("SELECT * FROM {relation}", relation=identifier(*key))
+        if entry["where"] is not None:
+            query = compose("{query} WHERE {where}", query=query, where=expression(entry["where"]))
+    return Wanted(
+        into,
+        query,
+        item,
+        entry["where"],
+        entry["numeric_to_float8"],
+        tuple(tuple(columns) for columns in entry["indexes"]),
+        entry["refresh"] == "always",
+        entry["max_age"],
+    )
+
+
+def _checked(session: Session, wanted: Wanted, entry: Mapping[str, Any]) -> Wanted:
+    """*wanted* with its definition, once the target has understood its query and its indexes have columns."""
+    session.execute("SET LOCAL search_path = {0}".format(USERS_PATH))
+    try:
+        session.refuse_more_than_queries([wanted.query])
+        columns = _columns(session, wanted)
+    except ServerRefused as error:
+        raise Refused("snapshots: {0} can't be filled: {1}".format(wanted.label, error), **error.details) from None
+    session.execute("SET LOCAL search_path = pg_catalog")
+    names = [name for name, _type in columns]
+    unknown = {name for index in wanted.indexes for name in index if name not in names}
+    if unknown:
+        raise Refused(
+            "snapshots: {0} has no column {1} to index; it has {2}.".format(
+                wanted.label, enumerate_names(map(quoted, unknown)), enumerate_names(map(quoted, names), 20)
+            )
+        )
+    asked = [entry[name] for name in ("relation", "where", "query", "numeric_to_float8", "indexes")]
+    source = [wanted.item.request, wanted.item.table.remote] if wanted.item else None
+    return wanted._replace(definition=json.dumps([asked, source, columns]))
+
+
+def _columns(session: Session, wanted: Wanted) -> list[tuple[str, str]]:
+    """(name, type) of what the query returns, which isn't run for it."""
+    with session.undone():
+        session.execute(compose("CREATE TEMP TABLE pgml_probe AS {query} WITH NO DATA", query=wanted.query))
+        rows = session.rows(
+            "SELECT attname AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute"
+            " WHERE attrelid = 'pg_temp.pgml_probe'::regclass AND attnum > 0 ORDER BY attnum"
+        )
+    return [(row.name, row.type) for row in rows]
+
+
+def judge(session: Session, wanted: Sequence[Wanted], remembered: Mapping[Any, Thing]) -> list[Verdict]:
+    """Which of *wanted* are to be filled now; refuses tables that are none of ours."""
+    now = session.value("SELECT clock_timestamp()")
+    taken = [each for each in wanted if (SNAPSHOT, *each.into) not in remembered and _exists(session, each.into)]
+    if taken:
+        raise Refused(
+            "snapshots: {0} {1} there already and no snapshot of this server: choose another name.".format(
+                enumerate_names(each.label for each in taken), "is" if len(taken) == 1 else "are"
+            )
+        )
+    return [_judge(each, remembered.get((SNAPSHOT, *each.into)), now) for each in wanted]
+
+
+def _exists(session: Session, key: Key) -> bool:
+    return bool(
+        session.value(
+            "SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s)",
+            list(key),
+        )
+    )
+
+
+def _judge(wanted: Wanted, thing: Thing | None, now: datetime.datetime) -> Verdict:
+    if thing is None:
+        return Verdict(wanted, True, "it is missing")
+    if thing.definition != wanted.definition:
+        return Verdict(wanted, True, "it is asked for in another way, or its source's columns have changed")
+    if wanted.always:
+        return Verdict(wanted, True, "refresh is always")
+    age = (now - thing.taken_at).total_seconds() if thing.taken_at else None
+    if age is None or age > wanted.max_age:
+        return Verdict(
+            wanted, True, "older than {0} second{1}".format(wanted.max_age, "" if wanted.max_age == 1 else "s")
+        )
+    return Verdict(
+        wanted, False, "not older than {0} second{1}".format(wanted.max_age, "" if wanted.max_age == 1 else "s")
+    )
+
+
+def result_of(verdict: Verdict, thing: Thing | None, seconds: float | None) -> dict[str, Any]:
+    """A snapshot as a return value."""
+    known = thing is not None and not (verdict.due and seconds is None)
+    return {
+        "name": verdict.wanted.label,
+        "rows": thing.rows if thing and known else None,
+        "taken_at": thing.taken_at.isoformat() if thing and known and thing.taken_at else None,
+        "refreshed": verdict.due,
+        "reason": verdict.reason,
+        "seconds": seconds,
+    }
