@@ -38,6 +38,9 @@ _SETTINGS = {
 }
 
 _SECRET_SETTING = "pgml_distributed.secret_{0}"
+_CONNECTION_FAILED = "08"
+"""The class of PostgreSQL's codes for connections of its own, see
+https://www.postgresql.org/docs/current/errcodes-appendix.html."""
 _LOGGERS = ("log_min_messages", "pg_stat_statements.track", "pgaudit.log")
 
 
@@ -143,6 +146,29 @@ class Session:
             raise
         self.execute("COMMIT" if commit else "ROLLBACK")
 
+    @property
+    def path_for_users(self) -> str:
+        """search_path for what users write: with schema C(public), if nobody but its owner and superusers can put functions and
+        operators there, which would run with the rights of this session."""
+        closed = self.value(
+            "SELECT NOT EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a"
+            " LEFT JOIN pg_roles AS r ON r.oid = a.grantee WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner"
+            " AND r.rolsuper IS NOT TRUE) FROM pg_namespace AS n WHERE n.nspname = 'public'"
+        )
+        return "pg_catalog, public" if closed else "pg_catalog"
+
+    def tried(self, statement: Any) -> bool:
+        """Run *statement* inside a transaction, unless the server refuses it."""
+        self.execute("SAVEPOINT tried")
+        try:
+            self.execute(statement)
+        except ServerRefused:
+            self.execute("ROLLBACK TO SAVEPOINT tried")
+            return False
+        finally:
+            self.execute("RELEASE SAVEPOINT tried")
+        return True
+
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
         """A part of a transaction that leaves nothing behind. After an error the transaction has to be given up."""
@@ -241,17 +267,18 @@ class Session:
 
     def _explained(self, error: Any) -> ServerRefused | Unreachable:
         code = error.pgcode
+        detail = error.diag.message_detail
+        if detail and (code or "").startswith(_CONNECTION_FAILED):
+            detail = detail.splitlines()[0]  # the others ask whether a server runs there
         message = " ".join(
-            part
-            for part in (_sentence(error.diag.message_primary or str(error)), _sentence(error.diag.message_detail))
-            if part
+            part for part in (_sentence(error.diag.message_primary or str(error)), _sentence(detail)) if part
         )
         if self._connection.closed:
             return Unreachable(
                 "The connection to {0} was lost: {1}".format(self.endpoint, _sentence(message.splitlines()[0])),
                 option=self.endpoint.option,
             )
-        if code == errorcodes.LOCK_NOT_AVAILABLE:
+        if code == errorcodes.LOCK_NOT_AVAILABLE and "remote SQL command" not in (error.diag.context or ""):
             message = "No lock within {0}{1}. Try again when that has ended.".format(
                 self._lock_timeout, self._blockers()
             )

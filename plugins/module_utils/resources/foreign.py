@@ -15,19 +15,20 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     copying,
     foreign_imports,
     foreign_ledger,
+    foreign_link,
     foreign_plan,
     foreign_readers,
     foreign_server,
     foreign_tables,
+    foreign_transaction,
     snapshots,
-)
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import foreign_definitions as definitions
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_definitions import (
-    Definitions,
-    Outcome,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import Thing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_server import WRAPPER, Server
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_transaction import (
+    Definitions,
+    Outcome,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key, analyze
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.snapshot_filling import Filling
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -106,6 +107,8 @@ def manage(task: Task) -> None:
     workers.jobs(params["jobs"])
     foreign_imports.refuse_entries(params["imports"])
     snapshots.refuse_entries(params["snapshots"])
+    if foreign_server.PUBLIC in params["usage"]:
+        raise Refused("usage: public is no role: name the roles that are to read.")
     session = task.session_or_none()
     with session or contextlib.nullcontext():
         if params["state"] == "absent":
@@ -140,7 +143,7 @@ def _bring(task: Task, session: Session, wanted: Server) -> None:
     task.note(*[change.words for change in changes])
     task.result["server"] = wanted.as_result()
     task.result["user_mappings"] = [wanted.mappings[role].as_result() for role in sorted(wanted.mappings)]
-    before = _side(current, remembered)
+    before = _side(current, remembered, wanted)
     task.describe(before, {**before, **wanted.as_side()})
     _warn_of_mappings(task, current, wanted)
     obstacle = _obstacle(session, wanted, params)
@@ -150,12 +153,13 @@ def _bring(task: Task, session: Session, wanted: Server) -> None:
         task.warn("In check mode only: {0}".format(obstacle))
         _predict_blindly(task, remembered)
         return
-    with Session(
-        session.endpoint, wanted.secrets, search_path="pg_catalog", statement_timeout=_STATEMENT_TIMEOUT
-    ) as worker:
+    secrets = [change.secret for change in changes if change.secret is not None]
+    with Session(session.endpoint, secrets, search_path="pg_catalog", statement_timeout=_STATEMENT_TIMEOUT) as worker:
         asking = False
         try:
             with worker.transaction(commit=not task.check_mode):
+                foreign_ledger.lock(worker)
+                remembered = foreign_ledger.read(worker, wanted.name)
                 for change in changes:
                     worker.run(change)
                 asking = True
@@ -166,10 +170,10 @@ def _bring(task: Task, session: Session, wanted: Server) -> None:
             task.warn("In check mode only: {0}".format(error))
             _predict_blindly(task, remembered)
             return
-    task.describe(*definitions.sides(wanted, before, outcome))
+    task.describe(*foreign_transaction.sides(wanted, before, outcome))
     _report(task, outcome)
-    _analyze(task, session, outcome.unanalyzed)
-    _fill(task, session, outcome)
+    _analyze(task, session, wanted, outcome.unanalyzed)
+    _fill(task, session, wanted, outcome)
 
 
 def _read_server(session: Session, name: str, remembered: Mapping[foreign_ledger.Key, Thing]) -> Server | None:
@@ -188,6 +192,11 @@ def _obstacle(session: Session, wanted: Server, params: Mapping[str, Any]) -> st
     if not session.value("SELECT 1 FROM pg_extension WHERE extname = %s", [WRAPPER]):
         return "Extension {0} is missing in {1}: create it, as community.postgresql.postgresql_ext does.".format(
             WRAPPER, session.endpoint
+        )
+    lacking = foreign_server.missing_extensions(session, params["extensions"] or [])
+    if lacking:
+        return "extensions: {0} is not installed in {1}.".format(
+            enumerate_names(map(quoted, lacking)), session.endpoint
         )
     missing = foreign_server.missing_roles(session, [*wanted.mappings, *params["usage"]])
     if missing:
@@ -211,7 +220,7 @@ def _warn_of_mappings(task: Task, current: Server | None, wanted: Server) -> Non
 
 def _report(task: Task, outcome: Outcome) -> None:
     """Tell what there is, and warn of what isn't as it should be."""
-    task.result["tables"] = definitions.table_results(outcome)
+    task.result["tables"] = foreign_transaction.table_results(outcome)
     task.result["drift"] = [
         {"name": quoted(*key), "differences": list(words)} for key, words in sorted(outcome.drift.items())
     ]
@@ -231,25 +240,32 @@ def _report(task: Task, outcome: Outcome) -> None:
             )
 
 
-def _side(server: Server | None, remembered: Mapping[foreign_ledger.Key, Thing]) -> dict[str, Any]:
-    """What is there, as a side of the diff."""
+def _side(
+    server: Server | None, remembered: Mapping[foreign_ledger.Key, Thing], wanted: Server | None = None
+) -> dict[str, Any]:
+    """What is there, as a side of the diff; mappings that can't be read are taken for those that are *wanted*."""
     if server is None:
         return {}
+    if wanted:
+        hidden = {role: wanted.mappings.get(role, m) for role, m in server.mappings.items() if m.options is None}
+        server = server._replace(mappings={**server.mappings, **hidden})
     names = sorted(quoted(*thing.place) for thing in foreign_ledger.of_kind(remembered, foreign_ledger.SNAPSHOT))
     return {**server.as_side(), "snapshots": names}
 
 
-def _analyze(task: Task, session: Session, keys: Sequence[Key]) -> None:
+def _analyze(task: Task, session: Session, server: Server, keys: Sequence[Key]) -> None:
     if not keys:
         return
     task.note("Analyze {0}".format(enumerate_names(quoted(*key) for key in keys)))
     if not task.check_mode:
         session.without_timeouts()
         for key in keys:
-            session.execute(analyze(key))
+            with session.transaction():
+                foreign_link.connect(session, server)
+                session.execute(analyze(key))
 
 
-def _fill(task: Task, session: Session, outcome: Outcome) -> None:
+def _fill(task: Task, session: Session, server: Server, outcome: Outcome) -> None:
     """Fill the snapshots that are due."""
     params = task.params
     due = [verdict.wanted for verdict in outcome.verdicts if verdict.due]
@@ -260,7 +276,7 @@ def _fill(task: Task, session: Session, outcome: Outcome) -> None:
         copying.tidy(task, session)
     elif not task.check_mode:
         began = time.monotonic()
-        filling = Filling(session, params["server"], due, params["usage"], workers.jobs(params["jobs"]))
+        filling = Filling(session, server, due, params["usage"], workers.jobs(params["jobs"]))
         filled = filling.fill(Endpoint.from_source(params["source"]), outcome.things)
         things.update({thing.place: thing for thing in filled})
         seconds = round(time.monotonic() - began, 3)
@@ -283,14 +299,15 @@ def _remove(task: Task, session: Session) -> None:
     schemas = [thing.schema for thing in foreign_ledger.of_kind(remembered, foreign_ledger.SCHEMA)]
     shared = foreign_ledger.shared(session, name)
     with session.transaction(commit=not task.check_mode):
+        foreign_ledger.lock(session)
         gone = foreign_ledger.of_kind(remembered, foreign_ledger.SNAPSHOT)
-        definitions.drop_snapshots(task, session, gone, "")
+        foreign_transaction.drop_snapshots(task, session, gone, "")
         task.note(*["Drop {0}".format(quoted(*thing.place)) for thing in tables])
         foreign_plan.drop(session, [there[thing.place] for thing in tables])
         for change in foreign_server.plan_no_server(current) if current else []:
             task.note(change.words)
             foreign_plan.run_drop(session, change)
-        definitions.drop_schemas(task, session, schemas, shared)
+        foreign_transaction.drop_schemas(task, session, schemas, shared)
         for change in foreign_readers.plan_leaving(session, remembered.values(), shared):
             task.note(change.words)
             session.execute(change.statement)

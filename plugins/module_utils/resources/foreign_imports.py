@@ -25,16 +25,19 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import foreign_tables, pushdown, tables
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_link import Catalog
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_tables import Definition
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.pushdown import Pushdown
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import TableRequest
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
 SUFFIX = "_unfiltered"
 _SCRATCH = "pgml_import_"
 _FLAGS = ("import_default", "import_generated", "import_not_null", "import_collate")
-_INVOKER_SINCE = 150000
-_UNDEFINED_OBJECT = "42704"
+VIEWS_READ_AS_READERS_SINCE = 150000
+"""Views of older servers read as their owner."""
+_UNDEFINED_OBJECT, _UNDEFINED_SCHEMA = "42704", "3F000"
 
 
 class Import(NamedTuple):
@@ -90,20 +93,29 @@ def refuse_entries(entries: Sequence[Mapping[str, Any]]) -> None:
     """Refuse entries of C(imports) that no server could make sense of."""
     for entry in entries:
         requests = tables.parse_requests(entry["tables"])
+        if entry["remote_schema"] is not None:
+            check_name("schema", entry["remote_schema"])
         if requests is not None and entry["except"]:
             raise Refused("imports: tables and except exclude each other.")
         if requests == []:
             raise Refused("imports: tables is an empty list: name some, or leave it out for all of them.")
 
 
-def parse(session: Session, params: Mapping[str, Any]) -> list[Import]:
-    """The C(imports) of the options; those of whole databases as the source tells its schemas, for which the server is there."""
+def refuse_schema(name: str) -> None:
+    """Refuse schemas that aren't for users."""
+    check_name("schema", name)
+    if name.startswith(("pg_", "pgml_staging_")) or name in ("information_schema", ledger.SCHEMA):
+        raise Refused("Schema {0} is not for tables of users: choose another one.".format(quoted(name)))
+
+
+def parse(session: Session, params: Mapping[str, Any], catalog: Catalog) -> list[Import]:
+    """The C(imports) of the options, where whole databases are those of the source's *catalog*."""
     result: list[Import] = []
     for entry in params["imports"]:
         flags = tuple(entry[flag] for flag in _FLAGS)
-        for remote, requests, excepted in _by_schema(session, params["server"], entry):
+        for remote, requests, excepted in _by_schema(session, entry, catalog):
             local = entry["local_schema"] or "{0}_{1}".format(params["server"], remote)
-            check_name("schema", local)
+            refuse_schema(local)
             result.append(Import(remote, local, requests, frozenset(excepted), flags))
     # A list may stand beside the rest of its schema.
     places = [(each.remote, each.local, each.requests is None) for each in result]
@@ -123,7 +135,7 @@ def parse_whole(session: Session, params: Mapping[str, Any]) -> list[Whole]:
 
 
 def _by_schema(
-    session: Session, server: str, entry: Mapping[str, Any]
+    session: Session, entry: Mapping[str, Any], catalog: Catalog
 ) -> list[tuple[str, Mapping[str, TableRequest] | None, list[str]]]:
     schema = entry["remote_schema"]
     if entry["tables"] is not None:
@@ -135,10 +147,10 @@ def _by_schema(
             groups[of_schema][name] = request
         return [(of_schema, group, []) for of_schema, group in groups.items()]
     excepted = _names(session, entry["except"], schema)
-    schemas = [schema] if schema is not None else _remote_schemas(session, server)
-    unknown = {quoted(of_schema) for of_schema, _name in excepted} - {quoted(each) for each in schemas}
+    unknown = [quoted(*key) for key in excepted if key not in catalog.relations]
     if unknown:
-        raise Refused("imports: except names schema {0}, which is not imported.".format(enumerate_names(unknown)))
+        raise Refused("imports: except names {0}, which the source doesn't have.".format(enumerate_names(unknown)))
+    schemas = [schema] if schema is not None else catalog.schemas
     return [(each, None, [name for of_schema, name in excepted if of_schema == each]) for each in schemas]
 
 
@@ -156,27 +168,6 @@ def _names(session: Session, names: Sequence[str], schema: str | None) -> list[K
     return result
 
 
-def _remote_schemas(session: Session, server: str) -> list[str]:
-    """The schemas of the source's database, read through the server."""
-    with session.undone():
-        session.execute(
-            compose(
-                "CREATE SCHEMA {scratch}; CREATE FOREIGN TABLE {scratch}.remote (nspname name) SERVER {server}"
-                " OPTIONS (schema_name 'pg_catalog', table_name 'pg_namespace')",
-                scratch=identifier(_SCRATCH),
-                server=identifier(server),
-            )
-        )
-        rows = session.rows(
-            compose(
-                "SELECT nspname FROM {scratch}.remote WHERE nspname !~ '^pg_' AND nspname NOT IN"
-                " ('information_schema', 'pgml_distributed') ORDER BY 1",
-                scratch=identifier(_SCRATCH),
-            )
-        )
-    return [row.nspname for row in rows]
-
-
 def bring(session: Session, prober: Session, server: str, imports: Sequence[Import]) -> list[Item]:
     """Import what *imports* mean into scratch schemas, and make it what is asked for; *session* is in a transaction whose
     search_path is C(pg_catalog), *prober* is in none."""
@@ -189,9 +180,9 @@ def bring(session: Session, prober: Session, server: str, imports: Sequence[Impo
         for name, request in (each.requests or {}).items():
             if (scratch, name) not in found:
                 _tell_missing(session, server, each.remote, name, scratch)
-            _drop_columns(session, found[(scratch, name)], request)
+            _choose_columns(session, found[(scratch, name)], request)
     filtered = {
-        (scratch, name): _filter(session, prober, scratch, name, request.where, each)
+        (scratch, name): _filter(session, prober, found[(scratch, name)], request)
         for scratch, each in scratches.items()
         for name, request in (each.requests or {}).items()
         if request.where is not None
@@ -223,7 +214,8 @@ def _import(session: Session, server: str, wanted: Import, scratch: str) -> None
     try:
         session.execute(statement)
     except ServerRefused as error:
-        if error.details.get("sqlstate") == _UNDEFINED_OBJECT and 'type "' in str(error):
+        sqlstate = error.details.get("sqlstate")
+        if sqlstate == _UNDEFINED_SCHEMA or (sqlstate == _UNDEFINED_OBJECT and 'type "' in str(error)):
             raise Refused(
                 "Schema {0} can't be imported as long as a type of its columns is missing here: {1} Bring it with pgml_schema "
                 "and parts: [types].".format(quoted(wanted.remote), error),
@@ -250,7 +242,8 @@ def _tell_missing(session: Session, server: str, schema: str, name: str, scratch
     )
 
 
-def _drop_columns(session: Session, found: Definition, request: TableRequest) -> None:
+def _choose_columns(session: Session, found: Definition, request: TableRequest) -> None:
+    """Drop the columns that are not asked for; the condition of a view may use them, so that the view leaves them out."""
     if request.columns is None:
         return
     names = [column.name for column in found.columns]
@@ -262,66 +255,70 @@ def _drop_columns(session: Session, found: Definition, request: TableRequest) ->
             )
         )
     drops = [compose("DROP COLUMN {name}", name=identifier(name)) for name in names if name not in request.columns]
-    if drops:
+    if drops and request.where is None:
         session.execute(
             compose("ALTER FOREIGN TABLE {table} {drops}", table=identifier(*found.key), drops=listed(drops))
         )
 
 
-def _filter(session: Session, prober: Session, scratch: str, name: str, where: str, wanted: Import) -> bool:
+def _filter(session: Session, prober: Session, found: Definition, request: TableRequest) -> bool:
     """Make the view; returns whether the source evaluates the condition."""
-    label = quoted(wanted.remote, name)
+    scratch, name = found.key
     base = name + SUFFIX
     check_name("foreign table", base)
+    condition = _condition(session, found, request.where or "")
     session.execute(
-        compose("ALTER FOREIGN TABLE {table} RENAME TO {base}", table=identifier(scratch, name), base=identifier(base))
+        compose("ALTER FOREIGN TABLE {table} RENAME TO {base}", table=identifier(*found.key), base=identifier(base))
     )
-    rows = compose("FROM {base} AS {name}", base=identifier(scratch, base), name=identifier(name))
-    session.execute("SET LOCAL search_path = pg_catalog, public, pg_temp")
+    template = "CREATE VIEW {view}{options} AS SELECT {columns} FROM {base} AS {name} WHERE {condition}"
+    parts = {
+        "view": identifier(*found.key),
+        "options": raw(" WITH (security_invoker = true)" if session.version >= VIEWS_READ_AS_READERS_SINCE else ""),
+        "columns": identifiers(
+            column.name for column in found.columns if column.name in (request.columns or [column.name])
+        ),
+        "base": identifier(scratch, base),
+        "name": identifier(name),
+    }
+    if not session.tried(compose(template, condition=raw(Pushdown(prober).rewritten(condition)), **parts)):
+        session.execute(compose(template, condition=raw(condition), **parts))
+    return pushdown.is_sent(session, compose("SELECT * FROM {view}", view=identifier(*found.key)))
+
+
+def _condition(session: Session, found: Definition, where: str) -> str:
+    """*where* as the server spells it, with all names qualified. It is taken for a CHECK constraint for the moment, which can be
+    nothing but one expression on the table's columns."""
+    label = quoted(*found.remote)
+    check = compose(
+        "ALTER FOREIGN TABLE {table} ADD CONSTRAINT pgml_condition CHECK {where}",
+        table=identifier(*found.key),
+        where=expression(where),
+    )
     try:
-        plain = compose("SELECT 1 AS one {rows}", rows=rows)
-        asked = compose("{plain} WHERE {where}", plain=plain, where=expression(where))
-        session.refuse_more_than_queries([asked])
-        condition = _condition(session, scratch, plain, asked)
+        session.execute("SET LOCAL search_path = {0}".format(session.path_for_users))
+        session.refuse_more_than_queries(
+            [compose("SELECT FROM {table} WHERE {where}", table=identifier(*found.key), where=expression(where))]
+        )
+        session.execute(check)
     except ServerRefused as error:
         raise Refused(
-            "The condition of {0} can't be used: {1} A condition is one expression on the table's columns.".format(
+            "The condition of {0} can't be used: {1} A condition is one expression on the table's own columns.".format(
                 label, error
             )
         ) from None
-    if condition is None:
-        raise Refused("The condition of {0} is more than one expression on the table's columns.".format(label))
     session.execute("SET LOCAL search_path = pg_catalog")
-    view = compose(
-        "CREATE VIEW {view}{options} AS SELECT * {rows} WHERE {condition}",
-        view=identifier(scratch, name),
-        options=raw(" WITH (security_invoker = true)" if session.version >= _INVOKER_SINCE else ""),
-        rows=rows,
-        condition=raw(Pushdown(prober).rewritten(condition)),
+    condition: str = session.value(
+        "SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conname = 'pgml_condition' AND conrelid = %s::regclass",
+        [session.text_of(identifier(*found.key))],
     )
-    session.execute(view)
-    return pushdown.is_sent(session, compose("SELECT * FROM {view}", view=identifier(scratch, name)))
-
-
-def _condition(session: Session, scratch: str, plain: Any, asked: Any) -> str | None:
-    """The condition that *asked* has and *plain* hasn't, with all names qualified; None when that is not all they differ in."""
-    names = {"plain": identifier(scratch, "pgml_plain"), "asked": identifier(scratch, "pgml_asked")}
-    session.execute(
-        compose(
-            "CREATE VIEW {plain} AS {all_rows}; CREATE VIEW {asked} AS {some_rows}",
-            all_rows=plain,
-            some_rows=asked,
-            **names,
+    session.execute(compose("ALTER FOREIGN TABLE {table} DROP CONSTRAINT pgml_condition", table=identifier(*found.key)))
+    moments = pushdown.frozen_moments(where, condition)
+    if moments:
+        raise Refused(
+            "The condition of {0} has {1}, which would for ever mean the time at which the view was made: write now() or "
+            "current_date.".format(label, enumerate_names(moments))
         )
-    )
-    session.execute("SET LOCAL search_path = pg_catalog")
-    row = session.row(
-        "SELECT rtrim(pg_get_viewdef(%s::regclass), ';') AS plain, rtrim(pg_get_viewdef(%s::regclass), ';') AS asked",
-        [session.text_of(name) for name in names.values()],
-    )
-    session.execute(compose("DROP VIEW {plain}, {asked}", **names))
-    before = row.plain + "\n  WHERE "
-    return row.asked[len(before) :] if row.asked.startswith(before) else None
+    return condition
 
 
 def _items(made: Mapping[Key, Definition], scratches: Mapping[str, Import], filtered: Mapping[Key, bool]) -> list[Item]:

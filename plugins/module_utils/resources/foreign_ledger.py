@@ -18,7 +18,7 @@ Key = Tuple[str, str, str]
 _TABLE = """
 CREATE TABLE IF NOT EXISTS pgml_distributed.foreign_objects (
     server text, kind text, schema_name text, name text,
-    definition text NOT NULL DEFAULT '', attached text[] NOT NULL DEFAULT '{}', rows bigint, taken_at timestamptz,
+    relation oid, definition text NOT NULL DEFAULT '', attached text[] NOT NULL DEFAULT '{}', rows bigint, taken_at timestamptz,
     PRIMARY KEY (server, kind, schema_name, name));
 COMMENT ON TABLE pgml_distributed.foreign_objects IS 'What pgml_fdw made for a foreign server'
 """
@@ -61,12 +61,26 @@ def read(session: Session, server: str) -> dict[Key, Thing]:
             "  WHEN 'reader' THEN (n.oid IS NOT NULL OR f.schema_name = '')"
             "   AND EXISTS (SELECT FROM pg_roles WHERE rolname = f.name)"
             "  ELSE EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = f.name"
-            "   AND c.relkind = CASE f.kind WHEN 'table' THEN 'f' WHEN 'view' THEN 'v' ELSE 'r' END) END"
+            "   AND c.oid = f.relation AND c.relkind = CASE f.kind WHEN 'table' THEN 'f' WHEN 'view' THEN 'v' ELSE 'r' END) END"
             " ORDER BY f.kind, f.schema_name, f.name",
             [server],
         )
     ]
     return {thing.key: thing for thing in things}
+
+
+_LOCK = (0x70676D6C, 2)
+"""Advisory lock of whoever reads what is remembered to write it anew."""
+
+
+def lock(session: Session) -> None:
+    """Be the only one to change what is remembered until the transaction ends."""
+    session.rows("SELECT pg_advisory_xact_lock(%s, %s)", list(_LOCK))
+
+
+def lock_session(session: Session) -> None:
+    """The same until the session ends."""
+    session.rows("SELECT pg_advisory_lock(%s, %s)", list(_LOCK))
 
 
 def shared(session: Session, server: str) -> frozenset[Key]:
@@ -106,7 +120,8 @@ def _insert(session: Session, server: str, things: Iterable[Thing]) -> None:
     kinds, schemas, names, definitions, attached, counts, moments = columns
     session.execute(
         "INSERT INTO pgml_distributed.foreign_objects"
-        " SELECT %s, kind, schema, name, definition, string_to_array(attached, chr(1)), rows, taken_at"
+        " SELECT %s, kind, schema, name, CASE WHEN kind IN ('table', 'view', 'snapshot')"
+        "  THEN format('%%I.%%I', schema, name)::regclass END, definition, string_to_array(attached, chr(1)), rows, taken_at"
         " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int8[], %s::timestamptz[])"
         "  AS t(kind, schema, name, definition, attached, rows, taken_at)",
         [server, kinds, schemas, names, definitions, ["\x01".join(each) for each in attached], counts, moments],

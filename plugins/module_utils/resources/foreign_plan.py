@@ -153,7 +153,7 @@ def carry_out(session: Session, steps: Plan, there: Mapping[Key, Definition]) ->
     for item in [*steps.new, *[r.item for r in steps.replaced]]:
         for statement in foreign_imports.moves(item):
             session.execute(statement)
-    for text in takeover:
+    for text in [*foreign_tables.plan_no_privileges(session, replaced), *takeover]:
         session.execute(raw(text))
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -17,46 +17,46 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     raw,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import foreign_link
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_server import PUBLIC, Server
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
 
-_SCRATCH = "pgml_proof"
-_ANYBODY = "pgml_proof_of_public"
-"""A schema and a role that only the transaction sees that makes them and rolls them back."""
+_ANYBODY = "pgml_anybody_{0}"
+"""A role that only the transaction sees that makes it and rolls it back; with the database's oid, since roles are everywhere."""
+_AT_ONCE = 100
+"""Tables that are locked at the source at a time, with their indexes: the locks that a server has room for are few thousands."""
 
 
 def prove(
-    session: Session, server: Server, keys: Sequence[Key], more: Sequence[Key], warn: Callable[[str], None]
+    session: Session, server: Server, labels: Mapping[Key, str], more: Sequence[Key], warn: Callable[[str], None]
 ) -> None:
-    """Have the source plan a query on each of the relations *keys*, as each mapped role; raises what it answers.
+    """Have the source plan a query on each of the relations that have *labels*, as each mapped role; raises what it answers.
 
     With C(use_remote_estimate) the source is asked for the plan of what it would be sent, which takes the privileges that the
     query would take, and reads no row. *more* is what the relations need here. Runs inside the transaction that makes them.
     """
     with session.undone():
-        session.execute(_preparation(server))
-        keys = [*keys, (_SCRATCH, "pg_namespace")]
+        session.execute(foreign_link.preparation(server))
+        session.execute(_asking(server))
+        known = {(foreign_link.SCRATCH, "pg_namespace"): "the source", **labels}
         for role in _provable(session, server, warn):
-            _let_in(session, role, [*keys, *more])
+            _let_in(session, role, [*known, *more])
             session.execute(compose("SET LOCAL ROLE {role}", role=identifier(role)))
-            for key in keys:
-                _plan(session, role, key)
+            keys = list(known)
+            for start in range(0, len(keys), _AT_ONCE):
+                with session.undone():  # which gives back the locks at the source
+                    for key in keys[start : start + _AT_ONCE]:
+                        _plan(session, role, key, known[key])
             session.execute("RESET ROLE")
 
 
-def _preparation(server: Server) -> Any:
+def _asking(server: Server) -> Any:
+    """What has the planner ask the source, to be rolled back."""
     asked = server.options.get("use_remote_estimate")
-    action = compose(
-        "ALTER SERVER {server} OPTIONS ({action} use_remote_estimate 'true'); ",
+    return compose(
+        "ALTER SERVER {server} OPTIONS ({action} use_remote_estimate 'true')",
         server=identifier(server.name),
         action=raw("SET" if asked else "ADD"),
-    )
-    return compose(
-        "{action}CREATE SCHEMA {scratch}; CREATE FOREIGN TABLE {scratch}.pg_namespace (nspname name) SERVER {server}"
-        " OPTIONS (schema_name 'pg_catalog')",
-        action=raw("") if asked == "true" else action,
-        server=identifier(server.name),
-        scratch=identifier(_SCRATCH),
     )
 
 
@@ -71,8 +71,9 @@ def _provable(session: Session, server: Server, warn: Callable[[str], None]) -> 
         )
     }
     if PUBLIC in server.mappings and row.rolsuper:
-        session.execute(compose("CREATE ROLE {role}", role=identifier(_ANYBODY)))
-        member.add(_ANYBODY)
+        anybody = _ANYBODY.format(session.value("SELECT oid FROM pg_database WHERE datname = current_database()"))
+        session.execute(compose("CREATE ROLE {role}", role=identifier(anybody)))
+        member.add(anybody)
     unproven = [role for role in server.mappings if role not in member and not (role == PUBLIC and row.rolsuper)]
     if unproven:
         warn(
@@ -106,10 +107,9 @@ def _let_in(session: Session, role: str, keys: Sequence[Key]) -> None:
         )
 
 
-def _plan(session: Session, role: str, key: Key) -> None:
+def _plan(session: Session, role: str, key: Key, label: str) -> None:
     try:
         session.rows(compose("EXPLAIN SELECT * FROM {table}", table=identifier(*key)))
     except ServerRefused as error:
-        label = "the source" if key[0] == _SCRATCH else quoted(*key)
-        who = "A role without a mapping of its own" if role == _ANYBODY else 'Role "{0}"'.format(role)
+        who = "A role without a mapping of its own" if role.startswith(_ANYBODY[:-3]) else 'Role "{0}"'.format(role)
         raise ServerRefused("{0} can't read {1}. {2}".format(who, label, error), **error.details) from None

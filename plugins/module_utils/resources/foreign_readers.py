@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, Iterable, Sequence
+from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -23,13 +23,13 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
 
 def plan(
     session: Session,
-    roles: Sequence[str],
+    roles: Mapping[str, Sequence[Key]],
     keys: Sequence[Key],
     remembered: Iterable[Thing],
     shared: Collection[foreign_ledger.Key],
 ) -> tuple[list[Change], list[Thing]]:
-    """What gives *roles* the relations *keys* and takes them from those *remembered* that are not among them any more; and what
-    to remember of it. Other servers need what is *shared* with them."""
+    """What gives *roles* the relations for them, and takes all *keys* from those *remembered* that are not among them any
+    more; and what to remember of it. Other servers need what is *shared* with them."""
     schemas = sorted({schema for schema, _name in keys})
     known = [thing for thing in remembered if thing.kind == READER]
     changes: list[Change] = []
@@ -39,12 +39,12 @@ def plan(
             changes += _plan_no_tables(session, thing.name, keys) if not thing.schema else []
         if thing.schema and (thing.name not in roles or thing.schema not in schemas) and thing.key not in shared:
             changes.append(_plan_no_schema(thing))
-    for role in dict.fromkeys(roles):
+    for role, readable in roles.items():
         closed = _without_usage(session, role, schemas)
         entered = [thing.schema for thing in known if thing.name == role and thing.schema in schemas]
         entered += [schema for schema in schemas if (READER, schema, role) in shared]
         things += [Thing(READER, schema, role) for schema in dict.fromkeys(["", *entered, *closed])]
-        changes += _plan_grant(role, closed, _unreadable(session, role, keys))
+        changes += _plan_grant(role, closed, _unreadable(session, role, readable))
     return changes, things
 
 

@@ -47,7 +47,7 @@ _OF_MAPPINGS = ("user", *SECRETS, "password_required")
 _OF_SOURCE = ("host", "hostaddr", "port", "dbname", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
-class Mapping_(NamedTuple):
+class UserMapping(NamedTuple):
     """As whom a local role goes to the source."""
 
     role: str
@@ -66,7 +66,7 @@ class Server(NamedTuple):
 
     name: str
     options: Mapping[str, str]
-    mappings: Mapping[str, Mapping_]
+    mappings: Mapping[str, UserMapping]
 
     def as_result(self) -> dict[str, Any]:
         return {"name": self.name, "options": dict(sorted(self.options.items()))}
@@ -77,11 +77,6 @@ class Server(NamedTuple):
             "server": self.as_result(),
             "user_mappings": [self.mappings[role].as_result() for role in sorted(self.mappings)],
         }
-
-    @property
-    def secrets(self) -> list[str]:
-        """The passwords of the mappings."""
-        return [m.options["password"] for m in self.mappings.values() if m.options and "password" in m.options]
 
 
 def wanted_from(params: Mapping[str, Any], login_role: str, version: int) -> Server:
@@ -132,7 +127,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _mapping(role: str, entry: Mapping[str, Any], endpoint: Endpoint) -> Mapping_:
+def _mapping(role: str, entry: Mapping[str, Any], endpoint: Endpoint) -> UserMapping:
     password = entry.get("password")
     if password is None and entry.get("user") is None:
         password = endpoint.keywords.get("password")
@@ -143,7 +138,7 @@ def _mapping(role: str, entry: Mapping[str, Any], endpoint: Endpoint) -> Mapping
         "sslkey": entry.get("ssl_key"),
         "password_required": "false" if entry.get("password_required") is False else None,
     }
-    return Mapping_(role, {name: value for name, value in options.items() if value is not None})
+    return UserMapping(role, {name: value for name, value in options.items() if value is not None})
 
 
 def read(session: Session, name: str) -> Server | None:
@@ -161,7 +156,7 @@ def read(session: Session, name: str) -> Server | None:
     mappings = {}
     for mapping in session.rows(_MAPPINGS, [row.oid]):
         options = dict(zip(mapping.names, map(_decoded, mapping.values))) if mapping.readable else None
-        mappings[mapping.role] = Mapping_(mapping.role, options)
+        mappings[mapping.role] = UserMapping(mapping.role, options)
     return Server(name, row.options or {}, mappings)
 
 
@@ -183,6 +178,13 @@ def missing_roles(session: Session, roles: Sequence[str]) -> list[str]:
     """Those of *roles* that the server doesn't have."""
     there = {row.rolname for row in session.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [list(roles)])}
     return [role for role in dict.fromkeys(roles) if role not in there and role != PUBLIC]
+
+
+def missing_extensions(session: Session, names: Sequence[str]) -> list[str]:
+    """Those of the extensions *names* that the database doesn't have."""
+    query = "SELECT extname FROM pg_extension WHERE extname = ANY(%s)"
+    there = {row.extname for row in session.rows(query, [list(names)])}
+    return [name for name in names if name not in there]
 
 
 def plan(current: Server | None, wanted: Server, place: str) -> list[Change]:
@@ -229,7 +231,7 @@ def _options(before: Mapping[str, str], after: Mapping[str, str], alter: bool = 
     return listed(parts), words
 
 
-def _plan_mapping(server: str, current: Mapping_ | None, wanted: Mapping_) -> list[Change]:
+def _plan_mapping(server: str, current: UserMapping | None, wanted: UserMapping) -> list[Change]:
     options = wanted.options or {}
     if current is None:
         statement = compose(

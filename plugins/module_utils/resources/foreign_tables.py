@@ -177,13 +177,30 @@ _TAKEOVER = (
     "   FROM t, LATERAL (SELECT a.*, NULL::name AS attname FROM aclexplode(t.relacl) AS a"
     "    UNION ALL SELECT a.*, c.attname FROM pg_attribute AS c, aclexplode(c.attacl) AS a"
     "     WHERE c.attrelid = t.oid AND c.attnum > 0 AND NOT c.attisdropped) AS g"
-    "   WHERE g.grantee <> t.relowner"
+    "   WHERE g.grantee <> t.relowner OR t.relacl IS NOT NULL"
+    "  UNION ALL SELECT 2, nspname, relname, NULL, format('REVOKE ALL ON %%s FROM %%I', label, pg_get_userbyid(relowner))"
+    "   FROM t WHERE relacl IS NOT NULL"
     "  UNION ALL SELECT 4, nspname, relname, c.attname, format('COMMENT ON %%s %%s%%s IS %%L',"
     "   CASE WHEN d.objsubid = 0 THEN what ELSE 'COLUMN' END, label, CASE WHEN d.objsubid > 0 THEN format('.%%I', c.attname) END,"
     "   d.description) FROM t JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = t.oid"
     "   LEFT JOIN pg_attribute AS c ON c.attrelid = t.oid AND c.attnum = d.objsubid AND d.objsubid > 0"
     " ) AS s ORDER BY step, 2, 1, 3"
 )
+
+
+def plan_no_privileges(session: Session, keys: Sequence[Key]) -> list[str]:
+    """Statements that take from others what default privileges gave them of the relations *keys*."""
+    return [
+        row.statement
+        for row in session.rows(
+            "SELECT format('REVOKE ALL ON %%I.%%I FROM %%s', n.nspname, c.relname,"
+            "  CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS statement"
+            " FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name, aclexplode(c.relacl) AS a"
+            " WHERE a.grantee <> c.relowner GROUP BY 1",
+            arrays(keys),
+        )
+    ]
 
 
 def unanalyzed(session: Session, keys: Sequence[Key]) -> list[Key]:

@@ -55,20 +55,23 @@ class Pushdown:
             end = _end_of_part(tokens, pairs, position)
             if end is not None:
                 part = tokens[position : end + 1]
-                if _calls(part) and not self._is_volatile(part) and self._has_no_columns("".join(part)):
-                    out.append("(SELECT {0})".format("".join(part)))
+                type_ = self._type("".join(part)) if _calls(part) and not self._is_volatile(part) else None
+                if type_:
+                    # ANY (SELECT ...) would mean the rows of a query.
+                    listed = _before(tokens, position) in ("any", "all", "some", "in")
+                    out.append(("((SELECT {0})::{1})" if listed else "(SELECT {0})").format("".join(part), type_))
                     position = end + 1
                     continue
             out.append(tokens[position])
             position += 1
         return "".join(out)
 
-    def _has_no_columns(self, part: str) -> bool:
-        """Whether *part* is an expression by itself."""
+    def _type(self, part: str) -> str | None:
+        """The type of *part*, if it is an expression by itself."""
         with contextlib.suppress(ServerRefused):
-            query = compose("SELECT pg_typeof(({part})) <> 'record'::regtype", part=raw(part))
-            return bool(self._session.value(query))
-        return False
+            type_: str = self._session.value(compose("SELECT pg_typeof(({part}))::text", part=raw(part)))
+            return type_ if type_ not in ("record", "unknown") else None
+        return None
 
     def _is_volatile(self, part: list[str]) -> bool:
         names = [_unquoted(name) for name in _called(part)]
@@ -126,6 +129,21 @@ def _calls(part: list[str]) -> bool:
 
 def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _before(tokens: list[str], position: int) -> str:
+    """The word before *position*."""
+    words = [token for token in tokens[:position] if not token.isspace()]
+    return words[-1].lower() if words else ""
+
+
+def frozen_moments(written: str, spelled: str) -> list[str]:
+    """The strings in a condition that were dates when it was *written* and are constants where it is *spelled*."""
+    strings = {token for token in _TOKEN.findall(written) if token.startswith("'") and _MOMENT.search(token)}
+    return sorted(strings - set(_TOKEN.findall(spelled)))
+
+
+_MOMENT = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 
 
 def is_sent(session: Session, query: Any) -> bool:

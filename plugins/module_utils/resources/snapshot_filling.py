@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import re
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -32,18 +33,20 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     copying,
     exchange,
     foreign_ledger,
+    foreign_link,
     shipment,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Item
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import SNAPSHOT, Thing
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_server import Server
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
     Cargo,
     Key,
     Schedule,
     Tally,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.snapshots import USERS_PATH, Wanted
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.snapshots import Wanted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
     chunks,
@@ -77,7 +80,7 @@ class Filling:
     """One run: fill() does all of it and returns what there is to remember."""
 
     def __init__(
-        self, session: Session, server: str, wanted: Sequence[Wanted], readers: Sequence[str], jobs: int
+        self, session: Session, server: Server, wanted: Sequence[Wanted], readers: Sequence[str], jobs: int
     ) -> None:
         self._session = session
         self._server = server
@@ -87,6 +90,9 @@ class Filling:
         self._jobs = jobs
         self._names = Names(each.into[0] for each in wanted)
         self._tally = Tally()
+        self._path = session.path_for_users
+        self._origins: list[tuple[Origin, list[snapshot.Extant]]] = []
+        self._columns: dict[Key, list[tuple[str, str]]] = {}
 
     def fill(self, endpoint: Endpoint, remembered: Mapping[Any, Thing]) -> list[Thing]:
         """Fill the snapshots, those that can be copied from the source at *endpoint*."""
@@ -118,17 +124,21 @@ class Filling:
         with contextlib.ExitStack() as stack:
             moment, cargo = None, []
             if self._copied:
-                moment = Snapshot(snapshot.reading_session(endpoint, search_path=USERS_PATH, timezone=zone))
+                moment = Snapshot(snapshot.reading_session(endpoint, timezone=zone))
                 stack.callback(moment.release)
                 cargo = self._cargo(moment)
-            size = sum(item.size for item in cargo)
+            filtered = {each.into for each, item in self._copied if each.where or item.where}
+            size = sum(item.size for item in cargo if item.key not in filtered)
             indexes.refuse_no_space(session, size)
             progress = Progress(session, len(self._wanted), size)
             progress.phase("copy")
             schedule = Schedule(self._plan(), [self._new(item.key) for item in cargo], self._tally, progress)
-            source = Source(_in_zone(endpoint, zone), [moment.name] if moment else [], encoding)
+            held = [tables[0] for origin, tables in self._origins if origin.divisible]
+            source = Source(_in_zone(endpoint, zone), [moment.name] if moment else [], encoding, held)
             target = Target(session.endpoint, indexes.settings(session, self._jobs, encoding), 0)
             with Workers(self._jobs, source, target) as workers:
+                if moment and held and workers.hold(functools.partial(self._lock_again, moment)):
+                    self._refuse_moved(moment)
                 jobs = [Job(("rows", self._new(item.key), item), self._move(item), ()) for item in cargo]
                 workers.run(jobs, schedule.done, moment.release if moment else _nothing)
                 self._run_queries()
@@ -139,7 +149,7 @@ class Filling:
 
     def _stage(self) -> None:
         """Create the tables in the staging schemas, without indexes."""
-        with Session(self._session.endpoint, search_path=USERS_PATH) as loader:
+        with Session(self._session.endpoint, search_path=self._path) as loader:
             for name in self._names.numbers:
                 loader.execute(compose("CREATE SCHEMA {name}", name=identifier(self._names.new(name))))
             for each in self._wanted:
@@ -149,6 +159,7 @@ class Filling:
                 )
                 if each.as_float8:
                     _make_float8(loader, key)
+                self._columns[key] = _columns(loader, key)
 
     def _plan(self) -> Blueprint:
         builds = [
@@ -170,9 +181,10 @@ class Filling:
     def _cargo(self, moment: Snapshot) -> list[Cargo]:
         """The pieces that the rows come in, largest first; the source keeps their tables as they are until they are read."""
         reader = moment.session
-        origins = _origins(reader, [item.table.remote for _each, item in self._copied])
-        snapshot.lock(reader, [table for _origin, held in origins for table in held[:1]], only=False)
-        snapshot.refuse(snapshot.moved(reader, [table for _origin, held in origins for table in held]))
+        self._origins = _origins(reader, [item.table.remote for _each, item in self._copied])
+        reader.execute(snapshot.UNLOCKED)
+        self._lock(moment)
+        self._refuse_moved(moment)
         staged = {
             item.table.key: item
             for item in contents.read(
@@ -180,9 +192,9 @@ class Filling:
             )
         }
         cargo = []
-        for (each, item), (origin, _held) in zip(self._copied, origins):
+        for (each, item), (origin, _held) in zip(self._copied, self._origins):
             there = staged[self._new(each.into)]
-            rows = _rows(item, each.where, _columns(self._session, self._new(each.into)))
+            rows = _rows(item, each.where, self._columns[self._new(each.into)])
             try:
                 reader.refuse_more_than_queries([rows])
             except ServerRefused as error:
@@ -196,10 +208,22 @@ class Filling:
                 cargo.append(Cargo(each.into, reader.text_of(read), chunk.bytes, there.binary, chunk.whole))
         return sorted(cargo, key=lambda item: -item.size)
 
+    def _lock(self, moment: Snapshot) -> None:
+        """Keep the tables from being rewritten, with all that is below them."""
+        snapshot.lock(moment.session, [held[0] for _origin, held in self._origins if held], only=False)
+
+    def _lock_again(self, moment: Snapshot) -> None:
+        """Let somebody pass who waits for a stronger lock."""
+        moment.session.execute(snapshot.UNLOCK)
+        self._lock(moment)
+
+    def _refuse_moved(self, moment: Snapshot) -> None:
+        snapshot.refuse(snapshot.moved(moment.session, [table for _origin, held in self._origins for table in held]))
+
     def _move(self, item: Cargo) -> Move:
         """Rows of a table that comes whole are frozen as they come: nobody could see them before."""
         key = self._new(item.key)
-        names = [name for name, _type in _columns(self._session, key)]
+        names = [name for name, _type in self._columns[key]]
         write = contents.writing(key, names, item.binary, item.whole)
         first = self._session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*key))) if item.whole else None
         return Move(quoted(*item.key), item.read, self._session.text_of(write), first)
@@ -209,13 +233,14 @@ class Filling:
         for each in self._wanted:
             if each.item:
                 continue
-            with Session(self._session.endpoint, search_path=USERS_PATH, synchronous_commit="off") as loader:
+            insert = compose("INSERT INTO {table} {query}", table=identifier(*self._new(each.into)), query=each.query)
+            with Session(self._session.endpoint, search_path=self._path, synchronous_commit="off") as loader:
                 loader.without_timeouts()
-                insert = compose(
-                    "INSERT INTO {table} {query}", table=identifier(*self._new(each.into)), query=each.query
-                )
                 try:
-                    self._tally.rows[each.into] = loader.execute(insert)
+                    with loader.transaction():
+                        # All rows or an error, as with COPY.
+                        foreign_link.connect(loader, self._server, row_security="off")
+                        self._tally.rows[each.into] = loader.execute(insert)
                 except ServerRefused as error:
                     raise ServerRefused(
                         "{0} could not be filled: {1}".format(each.label, error), **error.details
@@ -226,6 +251,7 @@ class Filling:
         keys = [each.into for each in self._wanted]
         with Session(self._session.endpoint, lock_timeout=exchange.LOCK_TIMEOUT) as session:
             session.without_timeouts()
+            foreign_ledger.lock_session(session)
             exchange.lock(session, replaced, exchange.views_on(session, replaced, ""))
             session.execute("SET LOCAL lock_timeout = 0")
             exchange.exchange(session, self._names, keys, replaced, None)
@@ -244,7 +270,7 @@ class Filling:
                 )
                 for each in self._wanted
             ]
-            foreign_ledger.remember(session, self._server, things)
+            foreign_ledger.remember(session, self._server.name, things)
             session.execute("COMMIT")
         return things
 
@@ -266,7 +292,7 @@ def _make_float8(session: Session, key: Key) -> None:
         session.execute(compose("ALTER TABLE {table} {alter}", table=identifier(*key), alter=listed(alter)))
 
 
-_NUMERIC = re.compile(r"numeric(\(|$)")
+_NUMERIC = re.compile(r"numeric(\([-\d,]+\))?$")
 
 
 def _columns(session: Session, key: Key) -> list[tuple[str, str]]:

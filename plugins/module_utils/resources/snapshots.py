@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -18,12 +18,12 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import tables
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Item
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import (
+    Item,
+    refuse_schema,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import SNAPSHOT, Thing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
-
-USERS_PATH = "pg_catalog, public, pg_temp"
-"""search_path for what users write."""
 
 
 class Wanted(NamedTuple):
@@ -71,19 +71,23 @@ def refuse_entries(entries: Sequence[Mapping[str, Any]]) -> None:
             raise Refused("snapshots: indexes of {0} must be lists of at least one column name.".format(label))
 
 
-def parse(session: Session, entries: Sequence[Mapping[str, Any]], items: Sequence[Item]) -> list[Wanted]:
-    """The C(snapshots) of the options; refuses what can't be filled. *session* is in the transaction that made *items*."""
+def parse(
+    session: Session, entries: Sequence[Mapping[str, Any]], items: Sequence[Item], drift: Collection[Key]
+) -> list[Wanted]:
+    """The C(snapshots) of the options; refuses what can't be filled. *session* is in the transaction that made *items*; those in
+    *drift* are not like the source's tables, so that their rows can't come straight from these."""
     into = tables.parse_names(session, [entry["into"] for entry in entries])
     twice = {quoted(*key) for key in into if into.count(key) > 1}
     if twice:
         raise Refused("snapshots: {0} is filled by more than one entry.".format(enumerate_names(twice)))
     by_key = {item.key: item for item in items}
-    return [_checked(session, _parse(session, key, entry, by_key), entry) for key, entry in zip(into, entries)]
+    wanted = [_checked(session, _parse(session, key, entry, by_key), entry) for key, entry in zip(into, entries)]
+    return [each._replace(item=None) if each.item and each.item.key in drift else each for each in wanted]
 
 
 def _parse(session: Session, into: Key, entry: Mapping[str, Any], items: Mapping[Key, Item]) -> Wanted:
     label = quoted(*into)
-    check_name("schema", into[0])
+    refuse_schema(into[0])
     check_name("table", into[1])
     item = None
     query = expression(entry["query"] or "")
@@ -109,8 +113,8 @@ def _parse(session: Session, into: Key, entry: Mapping[str, Any], items: Mapping
 
 def _checked(session: Session, wanted: Wanted, entry: Mapping[str, Any]) -> Wanted:
     """*wanted* with its definition, once the target has understood its query and its indexes have columns."""
-    session.execute("SET LOCAL search_path = {0}".format(USERS_PATH))
     try:
+        session.execute("SET LOCAL search_path = {0}".format(session.path_for_users))
         session.refuse_more_than_queries([wanted.query])
         columns = _columns(session, wanted)
     except ServerRefused as error:

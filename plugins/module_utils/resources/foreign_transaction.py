@@ -16,21 +16,25 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     foreign_imports,
     foreign_ledger,
+    foreign_link,
     foreign_plan,
     foreign_proof,
     foreign_readers,
+    foreign_server,
     foreign_tables,
     snapshots,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Import, Item
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import (
+    Import,
+    Item,
+    Whole,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import Thing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_plan import Plan
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_server import Server
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.snapshots import Verdict
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
-
-_VIEWS_RUN_AS_READERS_SINCE = 150000
 
 
 class Outcome(NamedTuple):
@@ -69,22 +73,24 @@ class Definitions:
     def bring(self) -> Outcome:
         """Do all of it; the caller commits, or rolls back."""
         session = self._session
-        imports = foreign_imports.parse(session, self._params)
+        catalog = foreign_link.connect(session, self._server)
+        imports = foreign_imports.parse(session, self._params, catalog)
         items = foreign_imports.bring(session, self._prober, self._server.name, imports)
+        self._prove(items)
         there = self._read(imports)
-        steps = foreign_plan.plan(items, there, self._remembered, imports, self._params["on_drift"] == "reimport")
+        meant: list[Import | Whole] = [*imports, *foreign_imports.parse_whole(session, self._params)]
+        steps = foreign_plan.plan(items, there, self._remembered, meant, self._params["on_drift"] == "reimport")
         self._create_schemas(item.key[0] for item in items)
         self._task.note(*steps.words)
         foreign_plan.carry_out(session, steps, there)
         foreign_imports.remove_scratch(session, imports)
         items = [_as_is(item, there) if item.key in steps.drift else item for item in items]
         self._remember(foreign_plan.things(items, steps.drift, self._remembered))
-        verdicts = self._judge_snapshots([item for item in items if item.key not in steps.drift])
+        verdicts = self._judge_snapshots(items, steps.drift)
         self._let_read(items, verdicts)
         self._drop_schemas()
-        if self._things != self._remembered:
+        if self._things != self._remembered or steps.new or steps.replaced:
             foreign_ledger.write(session, self._server.name, self._things)
-        self._prove(items, steps)
         before = [there[thing.place] for thing in self._remembered.values() if thing.place in there]
         return Outcome(items, _columns(before), steps.drift, verdicts, self._unanalyzed(items, steps), self._things)
 
@@ -119,11 +125,10 @@ class Definitions:
         gone = [name for name in gone if (foreign_ledger.SCHEMA, name, "") not in self._things]
         drop_schemas(self._task, self._session, gone, self._shared)
 
-    def _judge_snapshots(self, items: Sequence[Item]) -> list[Verdict]:
-        """Which snapshots are to be filled, straight from the source those of *items*; others' queries run here. Those that are
-        not asked for any more are dropped."""
+    def _judge_snapshots(self, items: Sequence[Item], drift: Collection[Key]) -> list[Verdict]:
+        """Which snapshots are to be filled; those that are not asked for any more are dropped."""
         session = self._session
-        wanted = snapshots.parse(session, self._params["snapshots"], items)
+        wanted = snapshots.parse(session, self._params["snapshots"], items, drift)
         self._create_schemas(each.into[0] for each in wanted)
         verdicts = snapshots.judge(session, wanted, self._remembered)
         kept = [(foreign_ledger.SNAPSHOT, *each.into) for each in wanted]
@@ -138,26 +143,29 @@ class Definitions:
 
     def _let_read(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> None:
         """Give the readers what they are to read; those of new snapshots get them when they are filled."""
-        keys = [definition.key for item in items for definition in self._readable(item)]
+        keys = [definition.key for item in items for definition in item.definitions]
         keys += [verdict.wanted.into for verdict in verdicts]
-        changes, things = foreign_readers.plan(
-            self._session, self._params["usage"], keys, list(self._remembered.values()), self._shared
-        )
+        views = {item.key for item in items if item.view}
+        roles = {
+            role: [key for key in keys if key not in views or self._may_read_views(role)]
+            for role in self._params["usage"]
+        }
+        changes, things = foreign_readers.plan(self._session, roles, keys, [*self._remembered.values()], self._shared)
         self._remember(things)
         self._task.note(*[change.words for change in changes])
         for change in changes:
             self._session.execute(change.statement)
 
-    def _readable(self, item: Item) -> list[foreign_tables.Definition]:
-        """What of *item* a reader needs: a view that reads as its owner needs nothing below it."""
-        if item.view and self._session.version < _VIEWS_RUN_AS_READERS_SINCE:
-            return [item.view]
-        return item.definitions
+    def _may_read_views(self, role: str) -> bool:
+        """Whether a view is no way around the mapping that *role* lacks."""
+        own = role in self._server.mappings or foreign_server.PUBLIC in self._server.mappings
+        return own or self._session.version >= foreign_imports.VIEWS_READ_AS_READERS_SINCE
 
-    def _prove(self, items: Sequence[Item], steps: Plan) -> None:
-        sound = [item for item in items if item.key not in steps.drift]
-        parts = [definition.key for item in sound for definition in self._readable(item)]
-        foreign_proof.prove(self._session, self._server, [item.key for item in sound], parts, self._task.warn)
+    def _prove(self, items: Sequence[Item]) -> None:
+        """See that the source gives what would be imported now, before anything here is locked."""
+        labels = {(item.scratch, item.key[1]): quoted(*item.key) for item in items}
+        parts = [(item.scratch, definition.key[1]) for item in items for definition in item.definitions]
+        foreign_proof.prove(self._session, self._server, labels, parts, self._task.warn)
 
     def _unanalyzed(self, items: Sequence[Item], steps: Plan) -> list[Key]:
         if not self._params["analyze"]:
@@ -170,8 +178,10 @@ class Definitions:
 
 
 def _as_is(item: Item, there: Mapping[Key, foreign_tables.Definition]) -> Item:
-    """*item* with the foreign table that stays in its place."""
-    return item._replace(table=there.get(item.table.key, item.table))
+    """*item* with the foreign table, and the view, that stay in its place."""
+    return item._replace(
+        table=there.get(item.table.key, item.table), view=item.view and there.get(item.view.key, item.view)
+    )
 
 
 def drop_snapshots(task: Task, session: Session, things: Sequence[Thing], why: str) -> None:
