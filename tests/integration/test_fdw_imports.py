@@ -614,16 +614,19 @@ def test_what_was_granted_and_said_here_is_kept(shop: Pair, role: str) -> None:
         assert acls(shop) == before
 
 
-def test_privileges_that_were_taken_here_stay_so(shop: Pair, role: str) -> None:
-    """Neither the owner's nor those that new tables get come back with a new table."""
+@pytest.mark.parametrize("whose", ["the owner's", "a new table's"])
+def test_privileges_that_were_taken_here_stay_so(shop: Pair, role: str, whose: str) -> None:
+    """Neither the owner's nor those that every new table gives come back with a table that is replaced."""
     name = Identifier(role)
     shop.sql_target(SQL("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {}").format(name))
     try:
         converge(shop, imports=ALL)
-        shop.sql_target(SQL("REVOKE SELECT ON shop_public.users FROM {}").format(name))
-        shop.sql_target("REVOKE TRUNCATE, INSERT ON shop_public.orders FROM postgres")
+        if whose == "the owner's":
+            shop.sql_target("REVOKE TRUNCATE, INSERT ON shop_public.orders FROM postgres")
+        else:
+            shop.sql_target(SQL("REVOKE SELECT ON shop_public.orders FROM {}").format(name))
         before = acls(shop)
-        add(shop, "ALTER TABLE users ADD extra int; ALTER TABLE orders ADD extra int")
+        add(shop, "ALTER TABLE orders ADD extra int")
         converge(shop, imports=ALL, on_drift="reimport")
         assert acls(shop) == before
     finally:
@@ -780,6 +783,12 @@ BAD = {
     "no condition": "id",
     "second statement": "true; DROP TABLE mine",
     "closing and clause": "true) UNION ALL SELECT * FROM shop_public.orders_unfiltered WHERE (true",
+    "statement in between": "true); DROP TABLE mine; SELECT 1 AS one WHERE (true",
+    "union of as many columns": "true) UNION ALL SELECT 2 WHERE (true",
+    "limit in parentheses": "true) LIMIT (1",
+    "offset in parentheses": "true) OFFSET (1",
+    "order in parentheses": "true) ORDER BY (1",
+    "group in parentheses": "true) GROUP BY (1",
     "more clauses": "id > 1 ORDER BY id",
     "limit": "id > 1 LIMIT 1",
     "comment that hides": "id > 1) --",
