@@ -21,7 +21,6 @@ from tests.support.snapshots import (
     at_the_gate,
     content,
     gate_closed,
-    options,
     prepare,
     residue,
     running,
@@ -199,11 +198,12 @@ def test_a_session_at_the_source_is_terminated(far: Pair, kept: dict[str, Any], 
     assert_recovers(far, kept)
 
 
-def test_two_runs_at_once(far: Pair, kept: dict[str, Any], directory: Path) -> None:
-    """The second one says so or waits, and does not take away what the first one is filling."""
-    with gate_closed(far) as open_gate, running(far, directory, kept) as process:
+def test_two_runs_at_once(far: Pair, kept: dict[str, Any], tmp_path: Path) -> None:
+    """The second one says so, and does not take away what the first one is filling."""
+    with gate_closed(far) as open_gate, running(far, tmp_path / "first", kept) as process:
         until(process, lambda: at_the_gate(far), "the gate")
-        second = far.target.run(MODULE, **options(far, {**kept, "where": None} if "query" in kept else kept))
+        with running(far, tmp_path / "second", kept) as other:
+            second = other.finish(30)
         assert second.get("failed") and "run" in second["msg"] and second["msg"].endswith("."), second
         assert version(far) == 1 and not process.ended
         open_gate()
@@ -213,12 +213,13 @@ def test_two_runs_at_once(far: Pair, kept: dict[str, Any], directory: Path) -> N
     assert_recovers(far, kept)
 
 
-def test_a_run_that_has_nothing_to_fill_passes_by(far: Pair, kept: dict[str, Any], directory: Path) -> None:
+def test_a_run_that_has_nothing_to_fill_passes_by(far: Pair, kept: dict[str, Any], tmp_path: Path) -> None:
     """It leaves alone what another one is filling."""
-    with gate_closed(far) as open_gate, running(far, directory, kept) as process:
+    with gate_closed(far) as open_gate, running(far, tmp_path / "first", kept) as process:
         until(process, lambda: at_the_gate(far), "the gate")
-        second = far.target.run(MODULE, **options(far, {**kept, "refresh": "if_older_than"}))
-        assert not second.get("failed") and not second["changed"] or "run" in second["msg"], second
+        with running(far, tmp_path / "second", {**kept, "refresh": "if_older_than"}) as other:
+            second = other.finish(30)
+        assert not second.get("failed") and not second["changed"], second
         open_gate()
         result = process.finish()
     assert not result.get("failed"), result
