@@ -8,7 +8,8 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 export LC_ALL := C.UTF-8
 
 .PHONY: help demo demo-clean test lint unit integration molecule molecule-all docs clean
-.PHONY: bench bench-growth bench-forky bench-subscription bench-subscription-forky bench-thousand-tables
+.PHONY: bench bench-growth bench-forky bench-subscription bench-subscription-forky
+.PHONY: bench-fdw bench-fdw-forky bench-thousand-tables
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' Makefile
@@ -75,9 +76,10 @@ molecule-all: $(VENV)/.dev containers ## ... on each Debian from 11 to 14, and f
 		PGML_TEST_SUITE="$${suites%:*}" PGML_TEST_REPLICA_SUITE="$${suites#*:}" $(MOLECULE) || exit 1; \
 	done
 
-bench: $(VENV)/.dev postgresql ## Measure dump and restore, and a subscription's first copy, beside the other ways there are
+bench: $(VENV)/.dev postgresql ## Measure dump and restore, a first copy, and foreign tables, beside the other ways there are
 	@$(BIN)/python -m benchmarks.dump_restore --write
 	@$(BIN)/python -m benchmarks.subscription --write
+	@$(BIN)/python -m benchmarks.fdw --write
 
 bench-growth: $(VENV)/.dev postgresql ## ... dump and restore as the data grows
 	@$(BIN)/python -m benchmarks.dump_restore --growth --write
@@ -90,6 +92,12 @@ bench-subscription: $(VENV)/.dev postgresql ## Measure a subscription's first co
 
 bench-subscription-forky: $(VENV)/.dev containers ## ... with PostgreSQL 18, in a container of Debian forky
 	@$(BIN)/python -m benchmarks.subscription --forky --write
+
+bench-fdw: $(VENV)/.dev postgresql ## Measure foreign tables and local snapshots alone
+	@$(BIN)/python -m benchmarks.fdw --write
+
+bench-fdw-forky: $(VENV)/.dev containers ## ... with PostgreSQL 18, in a container of Debian forky
+	@$(BIN)/python -m benchmarks.fdw --forky --write
 
 bench-thousand-tables: $(VENV)/.dev postgresql ## Measure a run that has nothing to do, over 1,000 tables
 	@$(BIN)/python -m benchmarks.thousand_tables --write

@@ -89,22 +89,35 @@ def _proportional(pid: int) -> int:
     return 0
 
 
-def contest(source: Place, target: Place, peers: Peers, rounds: int, watch: Callable[[Job], Any]) -> dict[str, Result]:
+def _differences(job: Job) -> list[str]:
+    return dataset.differences(job.source, job.target)
+
+
+def contest(
+    source: Place,
+    target: Place,
+    peers: Peers,
+    rounds: int,
+    watch: Callable[[Job], Any],
+    compare: Callable[[Job], list[str]] = _differences,
+) -> dict[str, Result]:
     """Let each contestant copy the source in each round, in an order that rotates."""
     results = {name: Result() for name in peers}
     names = list(peers)
-    run(peers[names[0]], source, target, watch)  # so that the target has written its first files of WAL
+    run(peers[names[0]], source, target, watch, compare)  # so that the target has written its first files of WAL
     for number in range(rounds):
         first = number % len(names)
         for name in [*names[first:], *names[:first]]:
-            seconds, seen = run(peers[name], source, target, watch)
+            seconds, seen = run(peers[name], source, target, watch, compare)
             results[name].seconds.append(seconds)
             results[name].seen.append(seen)
             print(f"  {name}: {seconds:.1f} s", file=sys.stderr)
     return results
 
 
-def run(peer: Peer, source: Place, target: Place, watch: Callable[[Job], Any]) -> tuple[float, Any]:
+def run(
+    peer: Peer, source: Place, target: Place, watch: Callable[[Job], Any], compare: Callable[[Job], list[str]]
+) -> tuple[float, Any]:
     """Let a contestant copy the source; returns the seconds that it took, and what watched it."""
     target.cluster.create_database(target.database)
     with tempfile.TemporaryDirectory(prefix="pgml-") as directory, Job(source, target, Path(directory)) as job:
@@ -116,7 +129,7 @@ def run(peer: Peer, source: Place, target: Place, watch: Callable[[Job], Any]) -
             start = time.perf_counter()
             peer.run(job)
             seconds = time.perf_counter() - start
-        if lacking := dataset.differences(source, target):
+        if lacking := compare(job):
             raise RuntimeError(f"{peer.title} has not made a copy: {', '.join(lacking)} differ")
         peer.tidy(job)
     target.cluster.drop_database(target.database)
@@ -166,8 +179,13 @@ def setting_of(cluster: Cluster, peers: Peers) -> str:
     return ", ".join([*versions, f"{len(os.sched_getaffinity(0))} cores"])
 
 
-def in_container(name: str, arguments: argparse.Namespace, newest: tuple[str, ...]) -> str:
-    """Run a benchmark in a container of a Debian that has a newer PostgreSQL and pgcopydb; returns what it prints."""
+def in_container(
+    name: str, arguments: argparse.Namespace, newest: tuple[str, ...], passed: tuple[str, ...] = ("gigabytes",)
+) -> str:
+    """Run a benchmark in a container of a Debian that has a newer PostgreSQL and pgcopydb; returns what it prints.
+
+    The options whose names are *passed* on are those that not all contests have.
+    """
     script = subprocess.run(["sh", RESOURCES / "engine.sh"], stdout=subprocess.PIPE, text=True, check=True)
     engine = script.stdout.splitlines()
     subprocess.run(["sh", RESOURCES / "image.sh", SUITE], stdout=sys.stderr, check=True)
@@ -177,7 +195,9 @@ def in_container(name: str, arguments: argparse.Namespace, newest: tuple[str, ..
     subprocess.run([*engine, *build], stdout=sys.stderr, check=True)
     options = ["--rm", "--network=none", "--shm-size=1g", f"--volume={majors.REPOSITORY}:/repository:ro"]
     command = ["python3", "-m", f"benchmarks.{name}", "--rounds", str(arguments.rounds)]
-    command += ["--gigabytes", str(arguments.gigabytes), "--only", *(arguments.only or newest)]
+    for option in passed:
+        command += [f"--{option}", str(getattr(arguments, option))]
+    command += ["--only", *(arguments.only or newest)]
     container = [*engine, "run", *options, "--workdir=/repository", IMAGE, *command]
     return subprocess.run(container, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
@@ -193,10 +213,13 @@ def present(peers: Peers, names: list[str], bin_dir: Path) -> Peers:
     return {name: peers[name] for name in names if not peers[name].lacks(bin_dir)}
 
 
-def parser_of(name: str, description: str | None, peers: Peers) -> argparse.ArgumentParser:
-    """The options that all contests have."""
+def parser_of(name: str, description: str | None, peers: Peers, rows: int = 0) -> argparse.ArgumentParser:
+    """The options that all contests have; the data is measured in rows where a number of them is given."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    parser.add_argument("--gigabytes", type=float, default=1.4, help="how much data (default %(default)s)")
+    if rows:
+        parser.add_argument("--rows", type=int, default=rows, help="how many rows (default %(default)s)")
+    else:
+        parser.add_argument("--gigabytes", type=float, default=1.4, help="how much data (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how many runs of each contestant (default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=peers, metavar="NAME", help=f"the contestants: {', '.join(peers)}")
     parser.add_argument("--major", type=int, help="PostgreSQL's major version (default: the newest that is installed)")
@@ -211,10 +234,11 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return arguments
 
 
-def programs(parser: argparse.ArgumentParser, major: int | None) -> Path:
-    """The directory of the server programs to use."""
+def programs(parser: argparse.ArgumentParser, major: int | None, fetch: bool = False) -> Path:
+    """The directory of the server programs to use; fetched if need be where no client programs have to be with them."""
     found = majors.installed()
     wanted = major or max(found, default=15)
-    if wanted not in found:
+    bin_dir = found.get(wanted) or (majors.fetch(wanted) if fetch else None)
+    if bin_dir is None:
         parser.error(f"PostgreSQL {wanted} isn't installed")
-    return found[wanted]
+    return bin_dir

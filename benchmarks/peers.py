@@ -33,6 +33,8 @@ class Job:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     copied: float = 0.0
     """when all rows were there, for contestants that go on then, as time.perf_counter() has it"""
+    rows: int = 0
+    """how many rows were read, by contestants that only read"""
 
     def __enter__(self) -> Job:
         return self
@@ -81,7 +83,8 @@ class Job:
 
     def program(self, name: str, place: Place, *options: str) -> list[str]:
         """The command of a client program of PostgreSQL."""
-        return [str(place.cluster.bin_dir / name), f"--dbname={dsn(place)}", *options]
+        path = place.cluster.bin_dir / name
+        return [str(path if path.exists() else name), f"--dbname={dsn(place)}", *options]
 
     def _environment(self, more: dict[str, str]) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PG"))}
@@ -152,6 +155,19 @@ def pgcopydb_split(job: Job) -> None:
     pgcopydb(job, "--use-copy-binary", "--split-tables-larger-than=200MB")
 
 
+def foreign_schema(job: Job, **options: str) -> None:
+    """Make the source's tables foreign ones of the target, in a schema far, by a server with these options beside the address."""
+    cluster = job.source.cluster
+    server = {"host": cluster.host, "port": cluster.port, "dbname": job.source.database, **options}
+    options_of = ", ".join(f"{name} '{value}'" for name, value in server.items())
+    job.target.sql(
+        "CREATE EXTENSION postgres_fdw; CREATE SCHEMA far; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS"
+        f" ({options_of});"
+        f" CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (user '{cluster.user}', password '{cluster.password}');"
+        " IMPORT FOREIGN SCHEMA public FROM SERVER far INTO far"
+    )
+
+
 def postgres_fdw(job: Job) -> None:
     """Have the target's server read the rows, between the halves of the definitions."""
     restore = job.program("psql", job.target, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
@@ -160,13 +176,7 @@ def postgres_fdw(job: Job) -> None:
         job.pipe(job.program("pg_dump", job.source, "--schema-only", f"--section={name}"), restore)
 
     section("pre-data")
-    cluster = job.source.cluster
-    job.target.sql(
-        f"CREATE EXTENSION postgres_fdw; CREATE SCHEMA far; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS"
-        f" (host '{cluster.host}', port '{cluster.port}', dbname '{job.source.database}', fetch_size '10000');"
-        f" CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (user '{cluster.user}', password '{cluster.password}');"
-        " IMPORT FOREIGN SCHEMA public FROM SERVER far INTO far"
-    )
+    foreign_schema(job, fetch_size="10000")
     for (table,) in job.target.sql("SELECT relname::text FROM pg_class WHERE relnamespace = 'far'::regnamespace"):
         job.target.sql(f'INSERT INTO public."{table}" SELECT * FROM far."{table}"')
     job.target.sql("SET client_min_messages = error; DROP SCHEMA far CASCADE; DROP EXTENSION postgres_fdw CASCADE")

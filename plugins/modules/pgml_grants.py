@@ -38,10 +38,34 @@ options:
         O(tables) then adds nothing.
     type: bool
     default: false
+  foreign:
+    description:
+      - What the role may read for M(postgresml.distributed.pgml_fdw), beside the options above. Views, materialized views,
+        foreign and unlogged tables count here, since foreign tables can stand for them.
+    type: dict
+    default: {}
+    suboptions:
+      tables:
+        description:
+          - Tables and views, as in O(tables). A partitioned table doesn't stand for its partitions, which are read with it.
+        type: list
+        elements: raw
+        default: []
+      schemas:
+        description:
+          - Schemas of which all of these may be read. The names are exact, without quotes.
+        type: list
+        elements: str
+        default: []
+      all_tables:
+        description:
+          - Whether all of these in the database may be read.
+        type: bool
+        default: false
   state:
     description:
-      - V(present) means exactly the tables of O(tables), O(schemas) and O(all_tables), hence none when all of them are
-        omitted.
+      - V(present) means exactly the tables of O(tables), O(schemas), O(all_tables) and O(foreign), hence none when all of them
+        are omitted.
       - V(absent) revokes all that the module manages, as is needed before the role can be dropped.
     type: str
     choices: [present, absent]
@@ -96,6 +120,13 @@ EXAMPLES = r"""
   postgresml.distributed.pgml_grants:
     role: pgml_distributor
     all_tables: true
+    login_db: shop
+
+- name: Let it read what foreign tables stand for, views included
+  postgresml.distributed.pgml_grants:
+    role: pgml_distributor
+    foreign:
+      schemas: [sales]
     login_db: shop
 
 - name: Take everything back

@@ -44,6 +44,10 @@ options:
     default: []
   parts:
     description:
+      - V(types) are the types that the columns have, with what these types need, such as their schemas, extensions and the
+        functions of a domain's constraints. V([types]) makes no table, and views may be among the tables, so that
+        M(postgresml.distributed.pgml_fdw) finds the types of what it imports. A type that exists is left as it is; an enum that
+        lacks labels of the source's is refused. The row type of a table doesn't come without it, see RV(left_out).
       - V(tables) are the tables with their primary keys or whatever else identifies their rows, in one transaction.
       - V(indexes) and V(constraints) are the others. Building them after the rows have come is faster than maintaining them
         meanwhile. Those of one table share a transaction.
@@ -52,7 +56,7 @@ options:
         and constraints come back with its end.
     type: list
     elements: str
-    choices: [tables, indexes, constraints]
+    choices: [types, tables, indexes, constraints]
     default: [tables, indexes, constraints]
   state:
     description:
@@ -121,6 +125,19 @@ EXAMPLES = r"""
   become: true
   become_user: postgres
 
+- name: Create nothing but the types that columns of the tables have, for foreign tables
+  postgresml.distributed.pgml_schema:
+    source:
+      host: 10.0.0.5
+      db: shop
+      user: pgml_distributor
+      password: "{{ vault_pgml_distributor_password }}"
+    schemas: [public]
+    parts: [types]
+    login_db: ml
+  become: true
+  become_user: postgres
+
 - name: Drop the tables
   postgresml.distributed.pgml_schema:
     tables: [users, orders]
@@ -143,16 +160,16 @@ tables:
   description: The tables that are meant, partitions included, as in SQL.
   type: list
   elements: str
-  returned: when O(state=present) and the source can be reached
+  returned: when O(state=present), the source can be reached, and O(parts) are not V([types])
   sample: [public.users, sales."Order Lines"]
 left_out:
-  description: The indexes and constraints that the target can't have, and why.
+  description: The indexes, constraints and row types that the target can't have, and why.
   type: list
   elements: dict
   returned: when O(state=present) and the source can be reached
   contains:
     name:
-      description: Name of the index or the constraint.
+      description: Name of the index, the constraint, or the type.
       type: str
       sample: orders_user_id_fkey
     table:

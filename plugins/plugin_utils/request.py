@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import NAME_BYTES
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import names
 
-STRATEGIES = ("dump", "logical")
+STRATEGIES = ("dump", "fdw", "logical")
 _DEFAULT_STRATEGY = "logical"
-_KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas", "exclude_tables"}
+_KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas", "exclude_tables", "snapshots"}
 _TABLE_KEYS = {"name", "columns", "where"}
 
 
@@ -54,15 +55,15 @@ def _entry_problems(entry: Any) -> list[str]:
     if strategy not in STRATEGIES:
         found.append(
             "{0} has strategy {1}, which this version can't do: use {2}.".format(
-                label, strategy, " or ".join(STRATEGIES)
+                label, strategy, "{0} or {1}".format(", ".join(STRATEGIES[:-1]), STRATEGIES[-1])
             )
         )
     if strategy == "logical" and "exclude_tables" in entry:
-        words = (
-            "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump."
-        )
+        words = "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump or fdw."
         found.append(words.format(label))
-    for key in ("tables", "schemas", "exclude_tables"):
+    if strategy != "fdw" and "snapshots" in entry:
+        found.append("{0} has snapshots, which only strategy fdw makes.".format(label))
+    for key in ("tables", "schemas", "exclude_tables", "snapshots"):
         if key in entry and not _is_list(entry[key]):
             found.append("{0}: {1} must be a list.".format(label, key))
     for table in entry["tables"] if _is_list(entry.get("tables")) else ():
@@ -71,6 +72,9 @@ def _entry_problems(entry: Any) -> list[str]:
             words = "{0}: table {1} has unknown key {2}; known are {3}."
             known = ", ".join(sorted(_TABLE_KEYS))
             found.append(words.format(label, table.get("name", "without a name"), ", ".join(unknown), known))
+    for snapshot in entry["snapshots"] if _is_list(entry.get("snapshots")) else ():
+        if not isinstance(snapshot, Mapping) or not isinstance(snapshot.get("into"), str):
+            found.append("{0}: a snapshot has no into: name the local table that it fills.".format(label))
     return found
 
 
@@ -79,16 +83,31 @@ def _is_list(value: Any) -> bool:
 
 
 def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> Iterable[str]:
-    names = [entry["name"] for entry in distributions]
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+    listed = [entry["name"] for entry in distributions]
+    for name in dict.fromkeys(name for name in listed if listed.count(name) > 1):
         yield 'Distribution "{0}" is listed more than once.'.format(name)
+    yield from _long_names(distributions)
+    yield from _slot_problems([entry["name"] for entry in of_strategy(distributions, "logical")], hosts)
+
+
+def _long_names(distributions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    made = {entry["name"]: [object_name(entry["name"])] for entry in of_strategy(distributions, "logical")}
+    for entry in of_strategy(distributions, "fdw"):
+        made[entry["name"]] = [entry["name"], *_foreign_schemas(entry)]
+    for name, objects in made.items():
+        for made_name in objects:
+            size = len(made_name.encode("utf-8"))
+            if size > NAME_BYTES:
+                yield 'The name of distribution "{0}" is too long: "{1}" has {2} bytes and PostgreSQL keeps {3}.'.format(
+                    name, made_name, size, NAME_BYTES
+                )
+                break
+
+
+def _slot_problems(distributions: Iterable[str], hosts: Sequence[str]) -> Iterable[str]:
     slots: dict[str, tuple[str, str]] = {}
-    for name in dict.fromkeys(entry["name"] for entry in of_strategy(distributions, "logical")):
-        size = len(object_name(name).encode("utf-8"))
-        if size > NAME_BYTES:
-            yield 'The name of distribution "{0}" is too long: "{1}" has {2} bytes and PostgreSQL keeps {3}.'.format(
-                name, object_name(name), size, NAME_BYTES
-            )
+    for name in dict.fromkeys(distributions):
+        if len(object_name(name).encode("utf-8")) > NAME_BYTES:
             continue
         for host in hosts:
             slot = slot_name(name, host)
@@ -117,12 +136,29 @@ def _overlaps(distributions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _contents(entry: Mapping[str, Any]) -> Iterable[str]:
+    if strategy_of(entry) == "fdw":
+        for schema in _foreign_schemas(entry):
+            yield "schema {0}".format(schema)
+        for snapshot in entry.get("snapshots") or ():
+            yield "table {0}".format(_qualified(snapshot["into"]))
+        return
     for name in _table_names(entry):
-        yield "table {0}".format(name if "." in name else "public." + name)
+        yield "table {0}".format(_qualified(name))
     for schema in entry.get("schemas") or ():
         yield "schema {0}".format(schema)
     if is_whole_database(entry):
         yield "every table"
+
+
+def _foreign_schemas(entry: Mapping[str, Any]) -> list[str]:
+    """The local schemas of a distribution by foreign tables, as far as the request tells them."""
+    schemas = [names.parsed(name)[0] for name in _table_names(entry) if names.is_name(name)]
+    schemas += entry.get("schemas") or ()
+    return ["{0}_{1}".format(entry["name"], schema) for schema in dict.fromkeys(schemas)]
+
+
+def _qualified(name: str) -> str:
+    return name if "." in name else "public." + name
 
 
 def _table_names(entry: Mapping[str, Any]) -> list[str]:
@@ -149,8 +185,13 @@ def grants(distributions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
     for entry in distributions:
         database = entry["database"]
-        readable = result.setdefault(database, {"database": database, "tables": [], "schemas": [], "all_tables": False})
+        of_database = result.setdefault(database, {"database": database, **_nothing(), "foreign": _nothing()})
+        readable = of_database["foreign"] if strategy_of(entry) == "fdw" else of_database
         readable["tables"] += _table_names(entry)
         readable["schemas"] += entry.get("schemas") or []
         readable["all_tables"] = readable["all_tables"] or is_whole_database(entry)
     return list(result.values())
+
+
+def _nothing() -> dict[str, Any]:
+    return {"tables": [], "schemas": [], "all_tables": False}

@@ -194,3 +194,33 @@ def test_grants_are_one_transaction(shop: Place, role: str) -> None:
         before = shop.fingerprint()
         result = shop.run("pgml_grants", role=role, tables=["b"])
         assert not result.get("failed") or shop.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("foreign", "readable"),
+    [
+        ({"tables": ["v", {"name": "s.p1", "where": "true"}, "a"]}, ["public.a", "public.v", "s.p1"]),
+        ({"schemas": ["s"]}, ["public.b", "s.c", "s.d", "s.m"]),
+        ({"all_tables": True}, [ODD, "public.a", "public.b", "public.p", "public.v", "s.c", "s.d", "s.m"]),
+        ({"schemas": ["empty"]}, ["public.b"]),
+    ],
+)
+def test_views_count_where_foreign_tables_stand_for_them(
+    shop: Place, role: str, foreign: dict[str, Any], readable: list[str]
+) -> None:
+    """And partitions don't, which are read with their table. What is distributed otherwise is not narrowed."""
+    shop.sql("CREATE MATERIALIZED VIEW s.m AS SELECT 1 AS x; CREATE SCHEMA empty")
+    others = {} if "tables" in foreign else {"tables": ["b"]}
+    result = shop.converge("pgml_grants", role=role, foreign=foreign, **others)
+    assert result["grants"]["select"] == readable
+    there = granted(shop, role)
+    assert sorted(name for name, privileges in there.items() if privileges == "SELECT") == readable
+    assert {schema for schema in foreign.get("schemas", []) if there.get(schema) != "USAGE"} == set()
+    assert shop.converge("pgml_grants", role=role, **others)["changed"]
+
+
+def test_what_foreign_tables_stand_for_must_exist(shop: Place, role: str) -> None:
+    message = shop.refused("pgml_grants", role=role, foreign={"tables": ["public.w"]})
+    assert message.startswith("There is no table public.w in ")
+    message = shop.refused("pgml_grants", role=role, foreign={"schemas": ["nowhere"]})
+    assert message.startswith("There is no schema nowhere in ")

@@ -174,6 +174,72 @@ def test_dumps_alone(servers: Servers, playbook: Playbook) -> None:
     assert analytics.sql("SELECT 1 FROM pg_namespace WHERE nspname ~ 'pgml'", dbname="depot") == []
 
 
+LOCAL = "SELECT relname, relkind::text FROM pg_class WHERE relnamespace = '\"shop now\"'::regnamespace ORDER BY 1"
+SERVER = "SELECT srvname, srvoptions @> '{fetch_size=500,use_remote_estimate=false}' FROM pg_foreign_server"
+
+
+def test_foreign_tables_alone(servers: Servers, playbook: Playbook) -> None:
+    """In a schema of one's choice, for whom one lets in, and gone with the extension when nobody else uses that."""
+    shop, analytics = servers
+    analytics.sql("CREATE ROLE watcher")
+    analytics.create_database("lake")
+    before = snapshot(shop), snapshot(analytics)
+    primary = {
+        "login": login(shop),
+        "distributor": "looker",
+        "distributor_password": Unsafe(PASSWORD),
+        "replicas": [analytics.host],
+        "grants": [{"database": "shop", "foreign": {"tables": [*TABLES, "order_totals"], "schemas": ["warehouse"]}}],
+        "replication": False,
+    }
+    foreign = {
+        "name": "now",
+        "server": "shop's own",
+        "tables": [*TABLES, "order_totals"],
+        "schemas": ["warehouse"],
+        "local_schema": "shop now",
+        "import": {"import_not_null": False},
+        "fetch_size": 500,
+        "use_remote_estimate": False,
+        "login": login(analytics, login_db="lake"),
+        "source": {"host": shop.host, "port": shop.port, "db": "shop", "user": "looker", "password": Unsafe(PASSWORD)},
+        "user_mappings": [{"role": "watcher"}],
+        "usage": ["watcher"],
+        "snapshots": [{"relation": '"shop now".orders', "into": "orders_now"}],
+    }
+    plays = (("billing", role("pgml_primary", **primary)), ("analytics", role("pgml_foreign", **foreign)))
+    playbook.converge(*plays)
+    assert analytics.sql(LOCAL, dbname="lake") == [
+        ("order_totals", "f"),
+        ("orders", "v"),
+        ("orders_unfiltered", "f"),
+        ("products", "f"),
+        ("stock", "f"),
+    ]
+    assert analytics.sql(SERVER, dbname="lake") == [("shop's own", True)]
+    required = "SELECT count(*) FROM pg_attribute WHERE attrelid = '\"shop now\".stock'::regclass AND attnotnull AND attnum > 0"
+    assert analytics.sql(required, dbname="lake") == [(0,)]
+    for table, theirs in (("orders_now", "orders WHERE order_id > 10"), ('"shop now".stock', "warehouse.stock")):
+        rows = analytics.sql(f"SET ROLE watcher; SELECT count(*) FROM {table}", dbname="lake")[0][0]
+        assert rows == count(shop, "shop", theirs) > 0
+    absent = [
+        ("analytics", role("pgml_foreign", state="absent", **foreign)),
+        ("billing", role("pgml_primary", state="absent", **primary)),
+    ]
+    other = "CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1')"
+    analytics.sql(other, dbname="lake")
+    predicted = playbook.run(*absent, check=True).changed
+    assert playbook.converge(*absent).changed == predicted
+    assert analytics.sql("SELECT srvname FROM pg_foreign_server", dbname="lake") == [("other",)]
+    analytics.sql("DROP SERVER other", dbname="lake")
+    assert playbook.run(absent[0], check=True).changed == playbook.converge(absent[0]).changed
+    assert differences(before[0], snapshot(shop)) == []
+    assert differences(before[1], snapshot(analytics)) == ["schemas"]
+    brought = "SELECT typname FROM pg_type WHERE oid >= 16384 AND typtype IN ('d', 'e')"
+    assert analytics.sql(brought, dbname="lake") == [("order_status",)]
+    assert analytics.sql("SELECT 1 FROM pg_extension WHERE extname = 'postgres_fdw'", dbname="lake") == []
+
+
 def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     """Raised, never lowered, and restarted only with permission."""
     _, analytics = servers

@@ -78,17 +78,19 @@ LONG = "x" * 70
 MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
     "entries": (
         [
-            distribution(name="a", strategy="fdw"),
+            distribution(name="a", strategy="native"),
             distribution(name="b", tabels=["x"]),
             {"name": "c", "tables": ["x"]},
             distribution(name="d", tables="public.orders"),
+            distribution(name="e", snapshots=[]),
             {"database": "shop"},
         ],
         [
-            'Distribution "a" has strategy fdw, which this version can\'t do: use dump or logical.',
+            'Distribution "a" has strategy native, which this version can\'t do: use dump, fdw or logical.',
             'Distribution "b" has unknown key tabels; known are database, exclude_tables, name,',
             'Distribution "c" has no database',
             'Distribution "d": tables must be a list.',
+            'Distribution "e" has snapshots, which only strategy fdw makes.',
             "has no name",
         ],
     ),

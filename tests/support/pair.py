@@ -29,7 +29,13 @@ _CATALOGS = (
     " (to_jsonb(t) - 'subtwophasestate')::text FROM pg_subscription AS t",
     "SELECT 'subscribed', xmin::text, format('%s %s', srsubid, srrelid) FROM pg_subscription_rel",
     "SELECT 'class', xmin::text, format('%s %s %s', oid::regclass, relreplident, relacl) FROM pg_class"
-    " WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'S', 'i') AND relpersistence <> 't'",
+    " WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'i') AND relpersistence <> 't'",
+    "SELECT 'foreign server', xmin::text, t::text FROM pg_foreign_server AS t",
+    "SELECT 'user mapping', xmin::text, t::text FROM pg_user_mapping AS t",
+    "SELECT 'foreign table', xmin::text, t::text FROM pg_foreign_table AS t",
+    "SELECT 'foreign column', a.xmin::text, format('%s %s %s %s', attrelid, attname, attacl, attfdwoptions)"
+    " FROM pg_attribute AS a JOIN pg_foreign_table ON ftrelid = attrelid",
+    "SELECT 'default privileges', xmin::text, t::text FROM pg_default_acl AS t",
     "SELECT 'schema', xmin::text, format('%s %s', nspname, nspacl) FROM pg_namespace WHERE nspname !~ '^pg_'",
     "SELECT 'comment', xmin::text, description FROM pg_description WHERE objoid >= 16384",
     "SELECT 'shared comment', xmin::text, description FROM pg_shdescription WHERE objoid >= 16384",

@@ -161,6 +161,15 @@ SENTENCES = [
     "The next run removes it, or state=absent.",
     "was left NOT VALID, because the rows that are replicated violate it",
     "has its rows, and is",
+    "can't read",
+    "Foreign tables are not like the source's any more:",
+    "on_drift=reimport replaces them.",
+    "Something here depends on what is to be dropped:",
+    "The source doesn't evaluate all of the condition of",
+    "so that more rows come than it selects.",
+    "there already and",
+    "or choose another local_schema.",
+    "on the target: add it there with ALTER TYPE ... ADD VALUE.",
     "It goes on.",
 ]
 

@@ -8,6 +8,16 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import requ
 
 SHOP = {"name": "shop", "database": "shop", "tables": ["users", {"name": "public.orders", "where": "id > 1"}]}
 
+LIVE = {
+    "name": "live",
+    "database": "shop",
+    "strategy": "fdw",
+    "tables": ["users", 'public."Order Lines"'],
+    "schemas": ["public", "stock"],
+    "exclude_tables": ["stock.log"],
+    "snapshots": [{"relation": "live_public.users", "into": "training.users"}],
+}
+
 
 def test_a_sound_request_has_no_problems():
     other = {"name": "crm", "database": "crm", "strategy": "logical", "schemas": ["public"], "target_database": "ml"}
@@ -18,7 +28,7 @@ def test_a_sound_request_has_no_problems():
         "schemas": ["stock"],
         "exclude_tables": ["stock.log"],
     }
-    assert request.problems([SHOP, other, rest], ["ml-1", "ml-2"]) == []
+    assert request.problems([SHOP, other, rest, LIVE], ["ml-1", "ml-2"]) == []
 
 
 @pytest.mark.parametrize(
@@ -30,8 +40,15 @@ def test_a_sound_request_has_no_problems():
         ([{"database": "shop"}], "has no name"),
         ([{"name": "shop"}], '"shop" has no database'),
         ([{**SHOP, "tabels": []}], "unknown key tabels"),
-        ([{**SHOP, "strategy": "fdw"}], "strategy fdw, which this version can't do: use dump or logical"),
+        ([{**SHOP, "strategy": "native"}], "strategy native, which this version can't do: use dump, fdw or logical"),
         ([{**SHOP, "exclude_tables": ["orders"]}], "exclude_tables, which a publication can't do"),
+        ([{**SHOP, "snapshots": LIVE["snapshots"]}], '"shop" has snapshots, which only strategy fdw makes'),
+        ([{**SHOP, "strategy": "dump", "snapshots": []}], "has snapshots, which only strategy fdw makes"),
+        ([{**LIVE, "snapshots": {"into": "x"}}], "snapshots must be a list"),
+        ([{**LIVE, "snapshots": [{"relation": "live_public.users"}]}], "a snapshot has no into"),
+        ([{**LIVE, "name": "x" * 64}], f'"{"x" * 64}" has 64 bytes and PostgreSQL keeps 63'),
+        ([{**LIVE, "name": "x" * 58, "schemas": []}], f'"{"x" * 58}_public" has 65 bytes'),
+        ([{**LIVE, "tables": [], "schemas": ["s" * 59]}], f'"live_{"s" * 59}" has 64 bytes'),
         ([{**SHOP, "strategy": "dump", "exclude_tables": "orders"}], "exclude_tables must be a list"),
         ([{**SHOP, "tables": "users"}], "tables must be a list"),
         (
@@ -49,6 +66,12 @@ def test_a_sound_request_has_no_problems():
         ),
         ([{**SHOP, "tables": []}, {**SHOP, "name": "b", "tables": []}], "both fill every table"),
         ([SHOP, {**SHOP, "name": "SHOP", "tables": []}], "would share slot"),
+        (
+            [SHOP, LIVE, {**SHOP, "name": "b", "tables": ["training.users"]}],
+            "both fill table training.users of database shop",
+        ),
+        ([LIVE, {**SHOP, "tables": [], "schemas": ["live_stock"]}], "both fill schema live_stock of database shop"),
+        ([LIVE, {**LIVE, "name": "live_st", "schemas": ["x"]}], "both fill table training.users"),
     ],
 )
 def test_a_problem_is_a_sentence(distributions, words):
@@ -71,7 +94,22 @@ def test_names_need_to_fit_only_where_they_name_something():
     assert request.problems([dump, other], ["ml-1", "ml.1"]) == []
 
 
+def test_foreign_tables_need_room_for_their_schemas_only():
+    names = ["x" * 56, "é" * 28, "X" * 56]
+    live = [{**LIVE, "name": name, "snapshots": []} for name in names]
+    assert request.problems(live, ["ml-1", "ml.1"]) == []
+
+
+def test_foreign_tables_are_in_nobodys_way():
+    """They have schemas of their own, so that the same tables may come by another strategy, too."""
+    copied = {**SHOP, "name": "copied", "strategy": "dump", "tables": ["users"]}
+    whole = {"name": "whole", "database": "shop", "strategy": "fdw"}
+    twice = {**whole, "name": "twice"}
+    assert request.problems([copied, {**LIVE, "schemas": []}, whole, twice], ["ml-1"]) == []
+
+
 def test_logical_is_the_strategy_of_who_names_none():
+    assert request.of_strategy([SHOP, LIVE], "fdw") == [LIVE]
     dump = {**SHOP, "name": "dump", "strategy": "dump"}
     named = {**SHOP, "name": "named", "strategy": "logical"}
     assert request.of_strategy([SHOP, dump, named], "logical") == [SHOP, named]
@@ -81,7 +119,18 @@ def test_logical_is_the_strategy_of_who_names_none():
 def test_the_distributor_reads_what_all_distributions_of_a_database_name():
     whole = {"name": "all", "database": "crm"}
     more = {"name": "more", "database": "shop", "schemas": ["stock"]}
-    assert request.grants([SHOP, whole, more]) == [
-        {"database": "shop", "tables": ["users", "public.orders"], "schemas": ["stock"], "all_tables": False},
-        {"database": "crm", "tables": [], "schemas": [], "all_tables": True},
+    nothing = {"tables": [], "schemas": [], "all_tables": False}
+    live = {"tables": ["users", 'public."Order Lines"'], "schemas": ["public", "stock"], "all_tables": False}
+    assert request.grants([SHOP, whole, more, LIVE]) == [
+        {
+            "database": "shop",
+            "tables": ["users", "public.orders"],
+            "schemas": ["stock"],
+            "all_tables": False,
+            "foreign": live,
+        },
+        {"database": "crm", "tables": [], "schemas": [], "all_tables": True, "foreign": nothing},
+    ]
+    assert request.grants([{**whole, "strategy": "fdw"}]) == [
+        {"database": "crm", **nothing, "foreign": {**nothing, "all_tables": True}}
     ]

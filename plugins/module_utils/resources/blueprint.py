@@ -22,7 +22,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.cl
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
-    enumerate_names,
     identifier,
     listed,
     quoted,
@@ -339,20 +338,3 @@ def _what(entry: Entry) -> str:
 def as_pattern_of_schema(name: str) -> str:
     """A schema's name as pg_dump's --schema takes it."""
     return '"{0}"'.format(name.replace('"', '""'))
-
-
-def refuse_missing_extensions(session: Session, extensions: Collection[str]) -> None:
-    """Refuse extensions that the target's server has no files of."""
-    there = {
-        row.name
-        for row in session.rows(
-            "SELECT name FROM pg_available_extensions WHERE name = ANY(%s)", [[name.strip('"') for name in extensions]]
-        )
-    }
-    missing = [name for name in extensions if name.strip('"') not in there]
-    if missing:
-        raise Refused(
-            "The tables need extension {0}, which the server of {1} doesn't have: install its package there.".format(
-                enumerate_names(missing), session.endpoint
-            )
-        )

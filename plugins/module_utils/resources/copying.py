@@ -22,7 +22,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
-    blueprint,
     contents,
     definitions,
     exchange,
@@ -274,7 +273,7 @@ def fill(
     :param moved: called when the last row is read
     """
     params = task.params
-    blueprint.refuse_missing_extensions(session, drafts.extensions())
+    definitions.refuse_missing_extensions(session, drafts.extensions())
     indexes.refuse_no_space(session, goods.size)
     there = definitions.read(session, goods.keys)
     emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Sequence
+from typing import Collection, Iterable, NamedTuple, Sequence
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     arrays,
@@ -79,13 +80,15 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
     return definitions
 
 
-def labels(session: Session) -> dict[str, frozenset[str]]:
-    """The labels of the database's enums, by format_type()'s name."""
+def labels(session: Session, oids: Sequence[int] | None = None) -> dict[str, frozenset[str]]:
+    """The labels of the database's enums, or of those among the types *oids*, by format_type()'s name."""
     return {
         row.name: frozenset(row.labels)
         for row in session.rows(
             "SELECT format_type(t.oid, NULL) AS name, array_agg(e.enumlabel::text) AS labels"
-            " FROM pg_type AS t JOIN pg_enum AS e ON e.enumtypid = t.oid GROUP BY 1"
+            " FROM pg_type AS t JOIN pg_enum AS e ON e.enumtypid = t.oid"
+            " WHERE %(oids)s::oid[] IS NULL OR t.oid = ANY(%(oids)s::oid[]) GROUP BY 1",
+            {"oids": None if oids is None else list(oids)},
         )
     }
 
@@ -405,3 +408,20 @@ def partitioning(
         frozenset((row.schema, row.name) for row in rows if row.parted),
         frozenset((row.schema, row.name) for row in rows if row.part),
     )
+
+
+def refuse_missing_extensions(session: Session, extensions: Collection[str]) -> None:
+    """Refuse extensions that the target's server has no files of."""
+    there = {
+        row.name
+        for row in session.rows(
+            "SELECT name FROM pg_available_extensions WHERE name = ANY(%s)", [[name.strip('"') for name in extensions]]
+        )
+    }
+    missing = [name for name in extensions if name.strip('"') not in there]
+    if missing:
+        raise Refused(
+            "The tables need extension {0}, which the server of {1} doesn't have: install its package there.".format(
+                enumerate_names(missing), session.endpoint
+            )
+        )

@@ -281,6 +281,7 @@ def _remove(task: Task, session: Session) -> None:
     tables = [thing for thing in remembered.values() if thing.kind in (foreign_ledger.TABLE, foreign_ledger.VIEW)]
     there = foreign_tables.read(session, sorted({thing.schema for thing in tables}))
     schemas = [thing.schema for thing in foreign_ledger.of_kind(remembered, foreign_ledger.SCHEMA)]
+    shared = foreign_ledger.shared(session, name)
     with session.transaction(commit=not task.check_mode):
         gone = foreign_ledger.of_kind(remembered, foreign_ledger.SNAPSHOT)
         definitions.drop_snapshots(task, session, gone, "")
@@ -289,8 +290,8 @@ def _remove(task: Task, session: Session) -> None:
         for change in foreign_server.plan_no_server(current) if current else []:
             task.note(change.words)
             foreign_plan.run_drop(session, change)
-        definitions.drop_schemas(task, session, schemas)
-        for change in foreign_readers.plan_leaving(session, foreign_ledger.of_kind(remembered, foreign_ledger.READER)):
+        definitions.drop_schemas(task, session, schemas, shared)
+        for change in foreign_readers.plan_leaving(session, remembered.values(), shared):
             task.note(change.words)
             session.execute(change.statement)
         foreign_ledger.forget(session, name)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -63,6 +63,7 @@ class Definitions:
         self._prober = prober
         self._server = server
         self._remembered = remembered
+        self._shared = foreign_ledger.shared(session, server.name)
         self._things = {thing.key: thing for thing in [Thing(foreign_ledger.SERVER, "", server.name)]}
 
     def bring(self) -> Outcome:
@@ -78,7 +79,7 @@ class Definitions:
         foreign_imports.remove_scratch(session, imports)
         items = [_as_is(item, there) if item.key in steps.drift else item for item in items]
         self._remember(foreign_plan.things(items, steps.drift, self._remembered))
-        verdicts = self._judge_snapshots(items)
+        verdicts = self._judge_snapshots([item for item in items if item.key not in steps.drift])
         self._let_read(items, verdicts)
         self._drop_schemas()
         if self._things != self._remembered:
@@ -109,17 +110,18 @@ class Definitions:
             if name not in there:
                 self._task.note("Create schema {0}".format(quoted(name)))
                 self._session.execute(compose("CREATE SCHEMA {name}", name=identifier(name)))
-            if name not in there or thing.key in self._remembered:
+            if name not in there or thing.key in self._remembered or thing.key in self._shared:
                 self._remember([thing])
 
     def _drop_schemas(self) -> None:
         """Drop the schemas that this server has made and needs no more, unless others put something there."""
         gone = [thing.schema for key, thing in self._remembered.items() if key[0] == foreign_ledger.SCHEMA]
         gone = [name for name in gone if (foreign_ledger.SCHEMA, name, "") not in self._things]
-        drop_schemas(self._task, self._session, gone)
+        drop_schemas(self._task, self._session, gone, self._shared)
 
     def _judge_snapshots(self, items: Sequence[Item]) -> list[Verdict]:
-        """Which snapshots are to be filled; those that are not asked for any more are dropped."""
+        """Which snapshots are to be filled, straight from the source those of *items*; others' queries run here. Those that are
+        not asked for any more are dropped."""
         session = self._session
         wanted = snapshots.parse(session, self._params["snapshots"], items)
         self._create_schemas(each.into[0] for each in wanted)
@@ -139,7 +141,7 @@ class Definitions:
         keys = [definition.key for item in items for definition in self._readable(item)]
         keys += [verdict.wanted.into for verdict in verdicts]
         changes, things = foreign_readers.plan(
-            self._session, self._params["usage"], keys, list(self._remembered.values())
+            self._session, self._params["usage"], keys, list(self._remembered.values()), self._shared
         )
         self._remember(things)
         self._task.note(*[change.words for change in changes])
@@ -179,10 +181,11 @@ def drop_snapshots(task: Task, session: Session, things: Sequence[Thing], why: s
         foreign_plan.drop_unneeded(session, "TABLE", [identifier(*thing.place) for thing in things])
 
 
-def drop_schemas(task: Task, session: Session, names: Sequence[str]) -> None:
-    """Drop those of the schemas *names* that are empty, and warn of the others."""
-    empty = foreign_tables.empty(session, names)
-    kept = [name for name in names if name not in empty]
+def drop_schemas(task: Task, session: Session, names: Sequence[str], shared: Collection[foreign_ledger.Key]) -> None:
+    """Drop those of the schemas *names* that are empty, and warn of those that others but our servers use."""
+    alone = [name for name in names if (foreign_ledger.SCHEMA, name, "") not in shared]
+    empty = foreign_tables.empty(session, alone)
+    kept = [name for name in alone if name not in empty]
     if empty:
         task.note(*["Drop schema {0}".format(quoted(name)) for name in empty])
         session.execute(compose("DROP SCHEMA {names}", names=identifiers(empty)))

@@ -54,6 +54,18 @@ class Import(NamedTuple):
         return here and self.requests is None and name not in self.excepted
 
 
+class Whole(NamedTuple):
+    """An entry of C(imports) that means the whole database, and so the schemas that it has no more."""
+
+    local: str | None
+    excepted: frozenset[Key]
+
+    def means(self, definition: Definition) -> bool:
+        """As Import.means()."""
+        local = self.local or "{0}_{1}".format(definition.server, definition.remote[0])
+        return definition.key[0] == local and definition.remote not in self.excepted
+
+
 class Item(NamedTuple):
     """A foreign table that is to be, and the view over it if it is filtered."""
 
@@ -88,15 +100,26 @@ def parse(session: Session, params: Mapping[str, Any]) -> list[Import]:
     """The C(imports) of the options; those of whole databases as the source tells its schemas, for which the server is there."""
     result: list[Import] = []
     for entry in params["imports"]:
+        flags = tuple(entry[flag] for flag in _FLAGS)
         for remote, requests, excepted in _by_schema(session, params["server"], entry):
             local = entry["local_schema"] or "{0}_{1}".format(params["server"], remote)
             check_name("schema", local)
-            flags = tuple(entry[flag] for flag in _FLAGS)
             result.append(Import(remote, local, requests, frozenset(excepted), flags))
-    twice = {quoted(i.remote) for i in result if [(o.remote, o.local) for o in result].count((i.remote, i.local)) > 1}
+    # A list may stand beside the rest of its schema.
+    places = [(each.remote, each.local, each.requests is None) for each in result]
+    twice = {quoted(place[0]) for place in places if places.count(place) > 1}
     if twice:
         raise Refused("imports: schema {0} is imported twice into the same schema.".format(enumerate_names(twice)))
     return result
+
+
+def parse_whole(session: Session, params: Mapping[str, Any]) -> list[Whole]:
+    """Those of the C(imports) that mean the whole database."""
+    return [
+        Whole(entry["local_schema"], frozenset(_names(session, entry["except"], None)))
+        for entry in params["imports"]
+        if entry["remote_schema"] is None and entry["tables"] is None
+    ]
 
 
 def _by_schema(

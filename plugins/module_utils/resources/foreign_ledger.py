@@ -11,7 +11,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
 SERVER, SCHEMA, TABLE, VIEW, SNAPSHOT, READER = "server", "schema", "table", "view", "snapshot", "reader"
-"""Kinds of things. A reader is a role that was given USAGE on a schema."""
+"""Kinds of things. A reader is a role that was given SELECT on tables, and beside a schema one that was given USAGE on that."""
 Key = Tuple[str, str, str]
 """(kind, schema or an empty string, name)"""
 
@@ -49,7 +49,7 @@ class Thing(NamedTuple):
 
 def read(session: Session, server: str) -> dict[Key, Thing]:
     """What was made for *server* and is not known to be gone."""
-    if session.value("SELECT to_regclass('pgml_distributed.foreign_objects')") is None:
+    if not _exists(session):
         return {}
     things = [
         Thing(row.kind, row.schema_name, row.name, row.definition, tuple(row.attached), row.rows, row.taken_at)
@@ -58,7 +58,8 @@ def read(session: Session, server: str) -> dict[Key, Thing]:
             " WHERE f.server = %s AND CASE f.kind"
             "  WHEN 'server' THEN EXISTS (SELECT FROM pg_foreign_server WHERE srvname = f.server)"
             "  WHEN 'schema' THEN n.oid IS NOT NULL"
-            "  WHEN 'reader' THEN n.oid IS NOT NULL AND EXISTS (SELECT FROM pg_roles WHERE rolname = f.name)"
+            "  WHEN 'reader' THEN (n.oid IS NOT NULL OR f.schema_name = '')"
+            "   AND EXISTS (SELECT FROM pg_roles WHERE rolname = f.name)"
             "  ELSE EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = f.name"
             "   AND c.relkind = CASE f.kind WHEN 'table' THEN 'f' WHEN 'view' THEN 'v' ELSE 'r' END) END"
             " ORDER BY f.kind, f.schema_name, f.name",
@@ -66,6 +67,24 @@ def read(session: Session, server: str) -> dict[Key, Thing]:
         )
     ]
     return {thing.key: thing for thing in things}
+
+
+def shared(session: Session, server: str) -> frozenset[Key]:
+    """The schemas that other servers use too, and their readers there."""
+    if not _exists(session):
+        return frozenset()
+    return frozenset(
+        (row.kind, row.schema_name, row.name)
+        for row in session.rows(
+            "SELECT kind, schema_name, name FROM pgml_distributed.foreign_objects"
+            " WHERE server <> %s AND kind IN ('schema', 'reader') AND schema_name <> ''",
+            [server],
+        )
+    )
+
+
+def _exists(session: Session) -> bool:
+    return session.value("SELECT to_regclass('pgml_distributed.foreign_objects')") is not None
 
 
 def of_kind(things: Mapping[Key, Thing], kind: str) -> list[Thing]:
@@ -106,7 +125,7 @@ def remember(session: Session, server: str, things: Sequence[Thing]) -> None:
 
 def forget(session: Session, server: str) -> None:
     """Forget *server*, and drop what nobody needs any more of where it was remembered."""
-    if session.value("SELECT to_regclass('pgml_distributed.foreign_objects')") is None:
+    if not _exists(session):
         return
     session.execute("DELETE FROM pgml_distributed.foreign_objects WHERE server = %s", [server])
     if session.value("SELECT EXISTS (SELECT FROM pgml_distributed.foreign_objects)"):

@@ -21,7 +21,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     foreign_ledger,
     foreign_tables,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Import, Item
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import (
+    Import,
+    Item,
+    Whole,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import Thing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_tables import Definition
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
@@ -62,7 +66,7 @@ def plan(
     items: Sequence[Item],
     there: Mapping[Key, Definition],
     remembered: Mapping[foreign_ledger.Key, Thing],
-    imports: Sequence[Import],
+    imports: Sequence[Import | Whole],
     reimport: bool,
 ) -> Plan:
     """What leads from the relations that are *there*, of which those *remembered* are the server's, to *items*."""
@@ -73,6 +77,8 @@ def plan(
         here = [there.get(definition.key) for definition in item.definitions]
         if not any(here):
             new.append(item)
+        elif None in here and _request_of(item, remembered) == item.request:
+            replaced.append(Replacement(item, "a part of it is missing here"))
         elif here != item.definitions:
             if _request_of(item, remembered) != item.request:
                 replaced.append(Replacement(item, "it is asked for in another way"))
@@ -115,17 +121,14 @@ def _request_of(item: Item, remembered: Mapping[foreign_ledger.Key, Thing]) -> s
 
 
 def _differences(item: Item, there: Mapping[Key, Definition]) -> list[str]:
-    table = there.get(item.table.key)
-    if table is None or (item.view and item.view.key not in there):
-        return ["a part of it is missing here"]
-    return foreign_tables.differences(item.table, table) or ["it was altered here"]
+    return foreign_tables.differences(item.table, there[item.table.key]) or ["it was altered here"]
 
 
 def _leftovers(
     items: Iterable[Item],
     there: Mapping[Key, Definition],
     remembered: Mapping[foreign_ledger.Key, Thing],
-    imports: Sequence[Import],
+    imports: Sequence[Import | Whole],
 ) -> dict[Key, bool]:
     """What was made and is no part of *items*, and whether that is because the source has it no more."""
     items = list(items)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Sequence
+from typing import Any, Collection, Iterable, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -16,29 +16,36 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     listed,
     quoted,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import foreign_ledger
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import READER, Thing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
 
 
 def plan(
-    session: Session, roles: Sequence[str], keys: Sequence[Key], remembered: Iterable[Thing]
+    session: Session,
+    roles: Sequence[str],
+    keys: Sequence[Key],
+    remembered: Iterable[Thing],
+    shared: Collection[foreign_ledger.Key],
 ) -> tuple[list[Change], list[Thing]]:
-    """What gives *roles* the relations *keys* and takes them from those *remembered* that are not among them any more; and the
-    schemas that they have been let into."""
+    """What gives *roles* the relations *keys* and takes them from those *remembered* that are not among them any more; and what
+    to remember of it. Other servers need what is *shared* with them."""
     schemas = sorted({schema for schema, _name in keys})
     known = [thing for thing in remembered if thing.kind == READER]
-    changes, kept = [], []
-    for role in dict.fromkeys(thing.name for thing in known if thing.name not in roles or thing.schema not in schemas):
-        gone = [
-            thing.schema for thing in known if thing.name == role and (role not in roles or thing.schema not in schemas)
-        ]
-        changes += _plan_revoke(session, role, gone, [] if role in roles else keys)
+    changes: list[Change] = []
+    things = []
+    for thing in known:
+        if thing.name not in roles:
+            changes += _plan_no_tables(session, thing.name, keys) if not thing.schema else []
+        if thing.schema and (thing.name not in roles or thing.schema not in schemas) and thing.key not in shared:
+            changes.append(_plan_no_schema(thing))
     for role in dict.fromkeys(roles):
         closed = _without_usage(session, role, schemas)
         entered = [thing.schema for thing in known if thing.name == role and thing.schema in schemas]
-        kept += [Thing(READER, schema, role) for schema in dict.fromkeys([*entered, *closed])]
+        entered += [schema for schema in schemas if (READER, schema, role) in shared]
+        things += [Thing(READER, schema, role) for schema in dict.fromkeys(["", *entered, *closed])]
         changes += _plan_grant(role, closed, _unreadable(session, role, keys))
-    return changes, kept
+    return changes, things
 
 
 def _plan_grant(role: str, schemas: Sequence[str], keys: Sequence[Key]) -> list[Change]:
@@ -58,39 +65,29 @@ def _plan_grant(role: str, schemas: Sequence[str], keys: Sequence[Key]) -> list[
     return changes
 
 
-def _plan_revoke(session: Session, role: str, schemas: Sequence[str], keys: Sequence[Key]) -> list[Change]:
-    changes = []
+def _plan_no_tables(session: Session, role: str, keys: Sequence[Key]) -> list[Change]:
     unreadable = set(_unreadable(session, role, keys))
     readable = [key for key in keys if key not in unreadable]
-    if readable:
-        names: Any = listed([identifier(*key) for key in readable])
-        statement = compose("REVOKE SELECT ON {names} FROM {role}", names=names, role=identifier(role))
-        words = 'Take {0} from "{1}"'.format(enumerate_names(quoted(*key) for key in readable), role)
-        changes.append(Change(statement, words))
-    if schemas:
-        statement = compose(
-            "REVOKE USAGE ON SCHEMA {schemas} FROM {role}", schemas=identifiers(schemas), role=identifier(role)
-        )
-        words = 'Take schema {0} from "{1}"'.format(enumerate_names(map(quoted, schemas)), role)
-        changes.append(Change(statement, words))
-    return changes
+    if not readable:
+        return []
+    names: Any = listed([identifier(*key) for key in readable])
+    statement = compose("REVOKE SELECT ON {names} FROM {role}", names=names, role=identifier(role))
+    return [Change(statement, 'Take {0} from "{1}"'.format(enumerate_names(quoted(*key) for key in readable), role))]
 
 
-def plan_leaving(session: Session, remembered: Iterable[Thing]) -> list[Change]:
-    """What takes from the readers the schemas that stay."""
-    places = [thing for thing in remembered if thing.kind == READER]
-    there = {
-        row.nspname
-        for row in session.rows(
-            "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [[thing.schema for thing in places]]
-        )
-    }
-    return [
-        change
-        for thing in places
-        if thing.schema in there
-        for change in _plan_revoke(session, thing.name, [thing.schema], [])
-    ]
+def _plan_no_schema(thing: Thing) -> Change:
+    statement = compose(
+        "REVOKE USAGE ON SCHEMA {schema} FROM {role}", schema=identifier(thing.schema), role=identifier(thing.name)
+    )
+    return Change(statement, 'Take schema {0} from "{1}"'.format(quoted(thing.schema), thing.name))
+
+
+def plan_leaving(session: Session, remembered: Iterable[Thing], shared: Collection[foreign_ledger.Key]) -> list[Change]:
+    """What takes from the readers the schemas that stay and that no other server gave them."""
+    places = [thing for thing in remembered if thing.kind == READER and thing.schema and thing.key not in shared]
+    query = "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)"
+    there = {row.nspname for row in session.rows(query, [[thing.schema for thing in places]])}
+    return [_plan_no_schema(thing) for thing in places if thing.schema in there]
 
 
 def _unreadable(session: Session, role: str, keys: Sequence[Key]) -> list[Key]:

@@ -16,8 +16,10 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     identifiers,
     listed,
     quoted,
+    raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import tables
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 
 OPTIONS: dict[str, Any] = {
@@ -25,6 +27,15 @@ OPTIONS: dict[str, Any] = {
     "tables": {"type": "list", "elements": "raw", "default": []},
     "schemas": {"type": "list", "elements": "str", "default": []},
     "all_tables": {"type": "bool", "default": False},
+    "foreign": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "tables": {"type": "list", "elements": "raw", "default": []},
+            "schemas": {"type": "list", "elements": "str", "default": []},
+            "all_tables": {"type": "bool", "default": False},
+        },
+    },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
@@ -38,6 +49,8 @@ class Grants(NamedTuple):
     """relations on which the role holds more than SELECT: sequences, columns, and the right to grant count as that"""
     more_than_usable: frozenset[str] = frozenset()
     """schemas on which it holds more than USAGE"""
+    views: frozenset[tuple[str, str]] = frozenset()
+    """of those that are readable, what is no table"""
 
     def as_result(self) -> dict[str, Any]:
         return {
@@ -102,8 +115,18 @@ def _wanted(session: Session, params: Any) -> Grants:
     found = tables.resolve(session, list(once.values()))
     found += tables.in_schemas(session, params["schemas"]) if params["schemas"] else []
     found = tables.in_schemas(session, None) if params["all_tables"] else tables.with_partitions(session, found)
+    found += _read_through_foreign_tables(session, params["foreign"])
     keys = frozenset(table.key for table in found)
-    return Grants(readable=keys, usable=frozenset(schema for schema, name in keys) | frozenset(params["schemas"]))
+    schemas = frozenset([*params["schemas"], *params["foreign"]["schemas"]])
+    views = frozenset(table.key for table in found if table.kind not in ("r", "p"))
+    return Grants(readable=keys, usable=frozenset(schema for schema, name in keys) | schemas, views=views)
+
+
+def _read_through_foreign_tables(session: Session, foreign: Any) -> list[Table]:
+    """Without partitions, which are read with the privileges on their table."""
+    names = [request.name for request in tables.parse_requests(foreign["tables"]) or []]
+    keys = list(dict.fromkeys(tables.parse_names(session, names)))
+    return tables.importable(session, keys, foreign["schemas"], foreign["all_tables"])
 
 
 def plan(role: str, current: Grants, wanted: Grants) -> list[Change]:
@@ -148,22 +171,25 @@ def plan(role: str, current: Grants, wanted: Grants) -> list[Change]:
         )
     new = (wanted.readable - current.readable) | (wanted.readable & gone)
     if new:
+        # A TRUNCATE meanwhile would make GRANT fail with "tuple concurrently updated".
+        locked = new - wanted.views
+        lock = compose("LOCK TABLE {names} IN ACCESS SHARE MODE; ", names=_relations(locked)) if locked else raw("")
         changes.append(
             _change(
-                # A TRUNCATE meanwhile would make GRANT fail with "tuple concurrently updated".
-                "LOCK TABLE {names} IN ACCESS SHARE MODE; GRANT SELECT ON TABLE {names} TO {role}",
+                "{lock}GRANT SELECT ON TABLE {names} TO {role}",
                 _relations(new),
                 grantee,
                 'Grant select on {0} to "{1}"',
                 map(_label, new),
                 role,
+                lock=lock,
             )
         )
     return changes
 
 
-def _change(template: str, names: Any, grantee: Any, words: str, labels: Any, role: str) -> Change:
-    return Change(compose(template, names=names, role=grantee), words.format(enumerate_names(labels), role))
+def _change(template: str, names: Any, grantee: Any, words: str, labels: Any, role: str, **parts: Any) -> Change:
+    return Change(compose(template, names=names, role=grantee, **parts), words.format(enumerate_names(labels), role))
 
 
 def _relations(keys: Any) -> Any:

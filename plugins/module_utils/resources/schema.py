@@ -28,7 +28,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     listed,
     quoted,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import definitions, tables
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    column_types,
+    definitions,
+    tables,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment, Definition
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -43,14 +47,11 @@ OPTIONS: dict[str, Any] = {
     "parts": {
         "type": "list",
         "elements": "str",
-        "choices": ["tables", "indexes", "constraints"],
+        "choices": ["types", "tables", "indexes", "constraints"],
         "default": ["tables", "indexes", "constraints"],
     },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
-
-_BARE = ("--no-comments", "--no-privileges")
-"""What pg_dump leaves out of the definitions."""
 
 _PARTS = {"key": "tables", "index": "indexes", "constraint": "constraints", "foreign key": "constraints"}
 
@@ -88,6 +89,8 @@ def manage(task: Task) -> None:
 def _predict_blindly(task: Task, session: Session | None) -> None:
     """In check mode, when the source can't be asked yet: what the target lacks of the tables that are named."""
     params = task.params
+    if not set(params["parts"]) - {"types"}:
+        return
     named = [request.name for request in tables.parse_requests(params["tables"]) or []]
     if session:
         keys = tables.parse_names(session, named)
@@ -103,6 +106,29 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
 
 
 def _bring(task: Task, source: Session, session: Session | None) -> None:
+    task.result["left_out"] = []
+    if "types" in task.params["parts"]:
+        _bring_types(task, source, session)
+    if set(task.params["parts"]) - {"types"}:
+        _bring_tables(task, source, session)
+    task.describe(None, {"created": task.outcome["changes"]} if task.outcome["changes"] else None)
+
+
+def _bring_types(task: Task, source: Session, session: Session | None) -> None:
+    """The types that columns need, whether the tables are to come or not."""
+    lack = column_types.read(source, session, task.params)
+    task.note(*["Create {0}".format(words) for words in lack.words])
+    if "tables" not in task.params["parts"]:
+        task.result["left_out"] += lack.left_out
+    if session:
+        with task.lenient():
+            column_types.refuse_unfit(source, session, lack)
+    if session and not task.check_mode:
+        with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
+            run(loader, column_types.statements(source, session, lack, task.run_command))
+
+
+def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
     wanted = requested(source, task.params)
     gap = read_gap(source, session, wanted, task.params["parts"])
     orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
@@ -114,9 +140,8 @@ def _bring(task: Task, source: Session, session: Session | None) -> None:
             if a.kind != "key" and not a.attach
         ]
     )
-    task.describe(None, {"created": task.outcome["changes"]} if task.outcome["changes"] else None)
     task.result["tables"] = [table.label for table in wanted]
-    task.result["left_out"] = list(gap.left_out)
+    task.result["left_out"] += gap.left_out
     if session and not task.check_mode:
         _refuse_orphans(session, orphans)
         create(source, session, gap, task.run_command)
@@ -226,7 +251,8 @@ def create(source: Session, session: Session, gap: Gap, run_command: RunCommand)
         archive = Archive(os.path.join(directory, "tables"), source.version // 10000, run_command)
         every = new | {attachment.key for attachment in later}
         archive.dump(
-            source.endpoint, [*_BARE, *["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)]]
+            source.endpoint,
+            [*column_types.BARE, *["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)]],
         )
         entries = archive.entries()
 
@@ -295,7 +321,7 @@ class _Support:
         others = {identity for identity in self.identities if identity[0] not in (relation, namespace)}
         if definitions.stand_alone(source, others):
             archive = Archive(os.path.join(directory, "support"), source.version // 10000, run_command)
-            archive.dump(source.endpoint, [*_BARE, "--exclude-table=*.*"])
+            archive.dump(source.endpoint, [*column_types.BARE, "--exclude-table=*.*"])
             self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
 
 

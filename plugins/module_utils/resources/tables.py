@@ -121,7 +121,7 @@ def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
             arrays(keys),
         )
     }
-    _refuse_missing(session, [key for key in keys if key not in found])
+    refuse_missing(session, [key for key in keys if key not in found])
     tables = []
     for key, request in zip(keys, requests):
         row = found[key]
@@ -136,15 +136,7 @@ def resolve(session: Session, requests: Sequence[TableRequest]) -> list[Table]:
 def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
     """The permanent tables of *schemas*, or of the whole database when None."""
     if schemas is not None:
-        known = {
-            row.nspname
-            for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
-        }
-        missing = [schema for schema in schemas if schema not in known]
-        if missing:
-            raise Refused(
-                "There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint)
-            )
+        refuse_missing_schemas(session, schemas)
     return [
         Table(row.oid, row.schema, row.name, row.kind)
         for row in session.rows(
@@ -155,6 +147,41 @@ def in_schemas(session: Session, schemas: Sequence[str] | None) -> list[Table]:
             {"schemas": None if schemas is None else list(schemas)},
         )
     ]
+
+
+def importable(
+    session: Session, keys: Sequence[tuple[str, str]], schemas: Sequence[str], everything: bool = False
+) -> list[Table]:
+    """What foreign tables can stand for, views included: the relations *keys*, and those of *schemas* or of *everything*, whose
+    partitions come with their table."""
+    refuse_missing_schemas(session, schemas)
+    of_schemas, names = arrays(keys)
+    found = [
+        Table(row.oid, row.schema, row.name, row.kind)
+        for row in session.rows(
+            "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
+            " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'"
+            " AND ((n.nspname, c.relname) IN (SELECT * FROM unnest(%(of_schemas)s::text[], %(names)s::text[]))"
+            "  OR NOT c.relispartition AND (%(everything)s OR n.nspname = ANY(%(schemas)s::text[])) AND "
+            + _USER_SCHEMAS
+            + ") ORDER BY 2, 3",
+            {"of_schemas": of_schemas, "names": names, "schemas": list(schemas), "everything": everything},
+        )
+    ]
+    there = {table.key for table in found}
+    refuse_missing(session, [key for key in keys if key not in there])
+    return found
+
+
+def refuse_missing_schemas(session: Session, schemas: Sequence[str]) -> None:
+    """Refuse *schemas* that the session's database doesn't have."""
+    known = {
+        row.nspname for row in session.rows("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
+    }
+    missing = [schema for schema in schemas if schema not in known]
+    if missing:
+        raise Refused("There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint))
 
 
 def not_movable(session: Session, schemas: Sequence[str] | None, views: bool = False) -> list[dict[str, str]]:
@@ -203,7 +230,8 @@ def _refuse_twice(keys: Sequence[tuple[str, str]]) -> None:
         raise Refused("tables: named more than once: {0}.".format(enumerate_names(twice)))
 
 
-def _refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None:
+def refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None:
+    """Refuse tables that are *missing*, with those of similar names, if there are any."""
     if missing:
         hints = _similar(session, missing[0])
         raise Refused(
