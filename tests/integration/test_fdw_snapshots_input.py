@@ -37,6 +37,9 @@ def far(pair: Pair) -> Pair:
     return pair
 
 
+INTO_THE_NEXT = "); DROP TABLE kept.a; CREATE TABLE kept.x AS (SELECT 1 AS x"
+"""What makes two statements of each that ends with a closing bracket, wherever it stands in them."""
+
 ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "neither": ({"into": "kept.b"}, ["relation", "query"]),
     "both": ({"relation": "far.a", "query": "SELECT 1 AS a", "into": "kept.b"}, ["relation", "query"]),
@@ -56,6 +59,11 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["kept.b"],
     ),
     "out of the brackets": ({"query": "SELECT 1 AS a) TO STDOUT; DROP TABLE kept.a; --", "into": "kept.b"}, ["kept.b"]),
+    "two statements in brackets": ({"query": "SELECT 1 AS a" + INTO_THE_NEXT, "into": "kept.b"}, ["kept.b"]),
+    "two statements in a condition": (
+        {"relation": "far.b", "where": "true" + INTO_THE_NEXT, "into": "kept.b"},
+        ["kept.b"],
+    ),
     "an INSERT": ({"query": "INSERT INTO kept.a (id, v) VALUES (0, 0) RETURNING id", "into": "kept.b"}, ["kept.b"]),
     "a DELETE in a WITH": (
         {"query": "WITH gone AS (DELETE FROM kept.a RETURNING id) SELECT id FROM gone", "into": "kept.b"},
