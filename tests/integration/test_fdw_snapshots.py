@@ -240,7 +240,7 @@ def test_a_login_that_is_no_superuser(far: Pair) -> None:
         f"GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {login}"
     )
     try:
-        as_login = {"login_user": login, "login_password": "x"}
+        as_login: dict[str, Any] = {"login_user": login, "login_password": "x"}
         kept: list[dict[str, Any]] = [
             {**A, "refresh": "always", "indexes": [["id"]], "numeric_to_float8": True},
             {"query": "SELECT * FROM far.a", "into": "kept.queried", "refresh": "always"},
