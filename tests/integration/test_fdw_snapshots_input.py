@@ -78,7 +78,7 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["division by zero"],
     ),
     "no condition": ({"relation": "far.b", "where": "id >", "into": "kept.b"}, ["kept.b", "syntax error"]),
-    "an empty condition": ({"relation": "far.b", "where": "", "into": "kept.b"}, ["kept.b", "syntax error"]),
+    "an empty condition": ({"relation": "far.b", "where": "", "into": "kept.b"}, ["kept.b", "condition"]),
     "no such column in a condition": ({"relation": "far.b", "where": "w > 1", "into": "kept.b"}, ["w"]),
     "no boolean": ({"relation": "far.b", "where": "id + 1", "into": "kept.b"}, ["boolean"]),
     "a condition and a statement": ({"relation": "far.b", "where": "true; DROP TABLE b", "into": "kept.b"}, ["kept.b"]),

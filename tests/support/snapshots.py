@@ -224,9 +224,9 @@ def not_read(source: Place) -> Iterator[None]:
 
 
 def reads(source: Place, seen: int) -> list[str]:
-    """The statements that have asked for rows since the source's log was *seen* so long."""
-    statements = r"(?m)^.*(?:statement|execute \S+): +(?:COPY|DECLARE|FETCH) .*(?:\n\t.*)*$"
-    return re.findall(statements, source.cluster.log()[seen:])
+    """The statements that have asked for rows of tables since the source's log was *seen* so long."""
+    statements = r"(?m)^.*(?:statement|execute \S+): +(?:COPY|DECLARE) .*(?:\n\t.*)*$"
+    return [each for each in re.findall(statements, source.cluster.log()[seen:]) if "FROM pg_catalog." not in each]
 
 
 @contextmanager

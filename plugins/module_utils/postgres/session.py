@@ -280,28 +280,28 @@ class Session:
             )
         if code == errorcodes.LOCK_NOT_AVAILABLE and "remote SQL command" not in (error.diag.context or ""):
             message = "No lock within {0}{1}. Try again when that has ended.".format(
-                self._lock_timeout, self._blockers()
+                self._lock_timeout, blockers(self.endpoint)
             )
         return ServerRefused("{0} said: {1}".format(self.endpoint.title, message), sqlstate=code)
 
-    def _blockers(self) -> str:
-        """The oldest transactions that hold locks on tables of this database, those first that hold the strongest, asked in a
-        session of its own."""
-        with Session(self.endpoint) as session:
-            rows = session.rows(
-                "SELECT a.pid, a.usename, a.state, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age,"
-                " string_agg(DISTINCT l.relation::regclass::text, ', ') AS relations"
-                " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
-                " WHERE l.granted AND l.locktype = 'relation' AND a.pid <> pg_backend_pid()"
-                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-                " AND l.relation >= 16384"
-                " GROUP BY a.pid, a.usename, a.state, a.xact_start"
-                " ORDER BY bool_or(l.mode = 'AccessExclusiveLock') DESC, a.xact_start LIMIT 3"
-            )
-        return "".join(
-            ': process {0.pid} of user "{0.usename}" ({0.state} for {0.age}) holds {0.relations}'.format(row)
-            for row in rows
+
+def blockers(endpoint: Endpoint) -> str:
+    """The oldest transactions that hold locks on tables of a database, those first that hold the strongest, for a sentence."""
+    with Session(endpoint) as session:
+        rows = session.rows(
+            "SELECT a.pid, a.usename, a.state, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age,"
+            " string_agg(DISTINCT l.relation::regclass::text, ', ') AS relations"
+            " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+            " WHERE l.granted AND l.locktype = 'relation' AND a.pid <> pg_backend_pid()"
+            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND l.relation >= 16384"
+            " GROUP BY a.pid, a.usename, a.state, a.xact_start"
+            " ORDER BY bool_or(l.mode = 'AccessExclusiveLock') DESC, a.xact_start LIMIT 3"
         )
+    return "".join(
+        ': process {0.pid} of user "{0.usename}" ({0.state} for {0.age}) holds {0.relations}'.format(row)
+        for row in rows
+    )
 
 
 def database_exists(endpoint: Endpoint) -> bool:

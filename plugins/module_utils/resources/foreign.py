@@ -7,9 +7,13 @@ import contextlib
 import time
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    ServerRefused,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, blockers
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     copying,
@@ -97,6 +101,7 @@ OPTIONS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _STATEMENT_TIMEOUT = "60 s"
 """Nothing that is asked of the source for definitions takes that long, unless somebody holds a lock there."""
 
@@ -166,7 +171,7 @@ def _bring(task: Task, session: Session, wanted: Server) -> None:
                 outcome = Definitions(task, worker, session, wanted, remembered).bring()
         except (Refused, ServerRefused) as error:
             if not (asking and task.check_mode):
-                raise
+                raise _with_blockers(error, params) from None
             task.warn("In check mode only: {0}".format(error))
             _predict_blindly(task, remembered)
             return
@@ -174,6 +179,17 @@ def _bring(task: Task, session: Session, wanted: Server) -> None:
     _report(task, outcome)
     _analyze(task, session, wanted, outcome.unanalyzed)
     _fill(task, session, wanted, outcome)
+
+
+def _with_blockers(error: DistributedError, params: Mapping[str, Any]) -> DistributedError:
+    """*error*, with the sessions at the source that may hold what it could not lock there."""
+    if error.details.get("sqlstate") != _LOCK_NOT_AVAILABLE or "No lock within" in str(error):
+        return error
+    with contextlib.suppress(DistributedError):
+        found = blockers(Endpoint.from_source(params["source"]))
+        words = "{0} At the source a lock was not to be had{1}. Try again when that has ended."
+        return ServerRefused(words.format(error, found), **error.details)
+    return error
 
 
 def _read_server(session: Session, name: str, remembered: Mapping[foreign_ledger.Key, Thing]) -> Server | None:

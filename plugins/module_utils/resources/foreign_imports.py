@@ -94,7 +94,7 @@ def refuse_entries(entries: Sequence[Mapping[str, Any]]) -> None:
     for entry in entries:
         requests = tables.parse_requests(entry["tables"])
         if entry["remote_schema"] is not None:
-            check_name("schema", entry["remote_schema"])
+            check_name("remote_schema", entry["remote_schema"])
         if requests is not None and entry["except"]:
             raise Refused("imports: tables and except exclude each other.")
         if requests == []:

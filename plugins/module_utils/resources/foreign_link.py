@@ -49,6 +49,15 @@ _CATALOG = (
 )
 
 
+def unasked(server: Server) -> Any:
+    """What keeps the planner from asking the source. To be rolled back."""
+    return compose(
+        "ALTER SERVER {server} OPTIONS ({action} use_remote_estimate 'false')",
+        server=identifier(server.name),
+        action=raw("SET" if "use_remote_estimate" in server.options else "ADD"),
+    )
+
+
 def preparation(server: Server, **settings: str) -> Any:
     """What has connections of the transaction wait for locks no longer than here; and foreign tables of the source's catalogs.
     To be rolled back."""

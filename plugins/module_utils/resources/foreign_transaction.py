@@ -128,7 +128,9 @@ class Definitions:
     def _judge_snapshots(self, items: Sequence[Item], drift: Collection[Key]) -> list[Verdict]:
         """Which snapshots are to be filled; those that are not asked for any more are dropped."""
         session = self._session
-        wanted = snapshots.parse(session, self._params["snapshots"], items, drift)
+        with session.undone():  # the source isn't asked what nobody may want to run now
+            session.execute(foreign_link.unasked(self._server))
+            wanted = snapshots.parse(session, self._params["snapshots"], items, drift)
         self._create_schemas(each.into[0] for each in wanted)
         verdicts = snapshots.judge(session, wanted, self._remembered)
         kept = [(foreign_ledger.SNAPSHOT, *each.into) for each in wanted]

@@ -61,10 +61,12 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.sn
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
     Job,
+    Lane,
     Move,
     Source,
     Target,
     Workers,
+    writing_session,
 )
 
 
@@ -100,6 +102,7 @@ class Filling:
         brought = {each.into: remembered[(SNAPSHOT, *each.into)].attached for each in self._there(remembered)}
         exchange.refuse_losses(exchange.attached(self._session, list(brought)), {}, brought, "")
         exchange.views_on(self._session, list(brought), "")
+        _refuse_losses(self._session, list(brought))
         self._session.apply(ledger.preparation(self._session))
         try:
             taken_at = self._load(endpoint)
@@ -136,14 +139,14 @@ class Filling:
             held = [tables[0] for origin, tables in self._origins if origin.divisible]
             source = Source(_in_zone(endpoint, zone), [moment.name] if moment else [], encoding, held)
             target = Target(session.endpoint, indexes.settings(session, self._jobs, encoding), 0)
-            with Workers(self._jobs, source, target) as workers:
-                if moment and held and workers.hold(functools.partial(self._lock_again, moment)):
+            with Workers(self._jobs, source, target) as crew:
+                if moment and held and crew.hold(functools.partial(self._lock_again, moment)):
                     self._refuse_moved(moment)
                 jobs = [Job(("rows", self._new(item.key), item), self._move(item), ()) for item in cargo]
-                workers.run(jobs, schedule.done, moment.release if moment else _nothing)
+                crew.run(jobs, schedule.done, moment.release if moment else _nothing)
                 self._run_queries()
                 jobs = schedule.without_rows([self._new(each.into) for each in self._wanted if not each.item])
-                workers.run(jobs, schedule.done, _nothing)
+                crew.run(jobs, schedule.done, _nothing)
             progress.phase("exchange")
         return taken_at
 
@@ -185,26 +188,17 @@ class Filling:
         reader.execute(snapshot.UNLOCKED)
         self._lock(moment)
         self._refuse_moved(moment)
-        staged = {
-            item.table.key: item
-            for item in contents.read(
-                self._session, _tables(self._session, [self._new(e.into) for e, _item in self._copied])
-            )
-        }
+        staged = self._staged([each for each, _item in self._copied])
         cargo = []
         for (each, item), (origin, _held) in zip(self._copied, self._origins):
-            there = staged[self._new(each.into)]
+            there = staged[each.into]
             rows = _rows(item, each.where, self._columns[self._new(each.into)])
             try:
                 reader.refuse_more_than_queries([rows])
             except ServerRefused as error:
                 raise Refused("snapshots: {0} can't be read: {1}".format(each.label, error), **error.details) from None
             for chunk in chunks.plan([origin.extent], self._jobs if origin.divisible else 1, reader.version):
-                read = compose(
-                    "COPY ({rows}) TO STDOUT (FORMAT {format})",
-                    rows=_in_range(rows, chunk),
-                    format=raw("binary" if there.binary else "text"),
-                )
+                read = _copy_out(_in_range(rows, chunk), there.binary)
                 cargo.append(Cargo(each.into, reader.text_of(read), chunk.bytes, there.binary, chunk.whole))
         return sorted(cargo, key=lambda item: -item.size)
 
@@ -230,21 +224,41 @@ class Filling:
 
     def _run_queries(self) -> None:
         """Each query in a transaction of its own, which is all the time that the source spends on it."""
+        encoding = shipment.encoding_of(self._session)
+        settings = indexes.settings(self._session, 1, encoding)
+        source = Source(self._session.endpoint, [], encoding)
+        staged = self._staged([each for each in self._wanted if not each.item])
         for each in self._wanted:
             if each.item:
                 continue
-            insert = compose("INSERT INTO {table} {query}", table=identifier(*self._new(each.into)), query=each.query)
-            with Session(self._session.endpoint, search_path=self._path, synchronous_commit="off") as loader:
-                loader.without_timeouts()
-                try:
-                    with loader.transaction():
-                        # All rows or an error, as with COPY.
-                        foreign_link.connect(loader, self._server, row_security="off")
-                        self._tally.rows[each.into] = loader.execute(insert)
-                except ServerRefused as error:
-                    raise ServerRefused(
-                        "{0} could not be filled: {1}".format(each.label, error), **error.details
-                    ) from None
+            binary = staged[each.into].binary
+            rows = compose(
+                "SELECT {columns} FROM {query} AS q",
+                columns=_listed(self._columns[self._new(each.into)], {}),
+                query=compose("({query})", query=each.query),
+            )
+            cargo = Cargo(each.into, self._session.text_of(_copy_out(rows, binary)), 0, binary, whole=True)
+            lane = _Here(source, self._path, self._server)
+            try:
+                with writing_session(self._session.endpoint, settings) as writer, writer.transaction():
+                    move = self._move(cargo)
+                    writer.execute(move.first)
+                    self._tally.add(cargo, lane.move(move, writer, 0) or 0)
+            finally:
+                lane.close()
+
+    def _staged(self, wanted: Sequence[Wanted]) -> dict[Key, contents.Contents]:
+        """What is known of the staged tables, by what they will be."""
+        places = {self._new(each.into): each.into for each in wanted}
+        found = contents.read(self._session, _tables(self._session, list(places)))
+        return {places[item.table.key]: item for item in found}
+
+    def _free_index_names(self, session: Session, replaced: Sequence[Key]) -> None:
+        """Rename staged indexes whose names others have where they are to go: PostgreSQL looked in the staging schema only."""
+        for row in session.rows(_TAKEN, {"into": list(self._names.numbers), **_pairs(replaced)}):
+            new = "{0}_{1}".format(row.name[:_MOST_OF_A_NAME], row.oid)
+            names = {"index": identifier(row.schema, row.name), "new": identifier(new)}
+            session.execute(compose("ALTER INDEX {index} RENAME TO {new}", **names))
 
     def _publish(self, replaced: Sequence[Key], taken_at: datetime.datetime) -> list[Thing]:
         """The transaction after which everybody sees the new rows, and before which nobody does."""
@@ -254,7 +268,11 @@ class Filling:
             foreign_ledger.lock_session(session)
             exchange.lock(session, replaced, exchange.views_on(session, replaced, ""))
             session.execute("SET LOCAL lock_timeout = 0")
+            comments = _comments(session, replaced)
+            self._free_index_names(session, replaced)
             exchange.exchange(session, self._names, keys, replaced, None)
+            for text in comments:
+                session.tried(raw(text))  # unless the column is gone
             for role in self._readers:
                 names = listed([identifier(*key) for key in keys])
                 session.execute(compose("GRANT SELECT ON {names} TO {role}", names=names, role=identifier(role)))
@@ -273,6 +291,96 @@ class Filling:
             foreign_ledger.remember(session, self._server.name, things)
             session.execute("COMMIT")
         return things
+
+
+class _Here(Lane):
+    """A lane that reads queries which run on the target, with the source's part of them in a transaction that shows all rows or
+    fails, as COPY does."""
+
+    def __init__(self, source: Source, path: str, server: Server) -> None:
+        super().__init__(source)
+        self._path = path
+        self._server = server
+
+    def reading_session(self, endpoint: Endpoint) -> Session:
+        """As in Lane."""
+        if self._session is None:
+            session = self._session = snapshot.reading_session(endpoint, search_path=self._path)
+            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            foreign_link.connect(session, self._server, row_security="off")
+        return self._session
+
+
+def _copy_out(rows: Any, binary: bool) -> Any:
+    return compose("COPY ({rows}) TO STDOUT (FORMAT {format})", rows=rows, format=raw("binary" if binary else "text"))
+
+
+def _listed(columns: Sequence[tuple[str, str]], remote: Mapping[str, str]) -> Any:
+    """Columns for a query, by their *remote* names if they have others there. Casts make sure that each value is of the type that
+    the staged table awaits."""
+    return listed(
+        [
+            compose("{name}::{type}" if type_ else "{name}", name=identifier(remote.get(name, name)), type=raw(type_))
+            for name, type_ in columns
+        ]
+    )
+
+
+def _pairs(keys: Sequence[Key]) -> dict[str, list[str]]:
+    return dict(zip(("schemas", "names"), arrays(keys)))
+
+
+_MOST_OF_A_NAME = 30
+"""Characters that leave room for an oid, whatever their encoding takes."""
+
+_TAKEN = (
+    "SELECT x.oid, s.nspname AS schema, x.relname AS name FROM unnest(%(into)s::text[]) WITH ORDINALITY AS w(name, number)"
+    " JOIN pg_namespace AS n ON n.nspname = w.name JOIN pg_namespace AS s ON s.nspname = 'pgml_staging_' || (w.number - 1)"
+    " JOIN pg_class AS x ON x.relnamespace = s.oid AND x.relkind = 'i'"
+    " JOIN pg_class AS o ON o.relnamespace = n.oid AND o.relname = x.relname"
+    " WHERE NOT EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid"
+    "  JOIN pg_namespace AS tn ON tn.oid = t.relnamespace WHERE i.indexrelid = o.oid"
+    "  AND (tn.nspname, t.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[])))"
+)
+
+
+def _comments(session: Session, keys: Sequence[Key]) -> list[str]:
+    """Statements that comment on the tables *keys* and their columns, as somebody has."""
+    return [
+        row.statement
+        for row in session.rows(
+            "SELECT format('COMMENT ON %%s %%I.%%I%%s IS %%L', CASE d.objsubid WHEN 0 THEN 'TABLE' ELSE 'COLUMN' END,"
+            " n.nspname, c.relname, CASE WHEN d.objsubid > 0 THEN format('.%%I', a.attname) END, d.description) AS statement"
+            " FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
+            " JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 ORDER BY 1",
+            arrays(keys),
+        )
+    ]
+
+
+def _refuse_losses(session: Session, keys: Sequence[Key]) -> None:
+    """Refuse to lose what somebody put on a snapshot and exchange.attached() doesn't tell of."""
+    lost = [
+        row.words
+        for row in session.rows(
+            "WITH t AS (SELECT c.oid, c.relrowsecurity FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
+            "  JOIN pg_namespace AS n ON n.nspname = w.schema"
+            "  JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name)"
+            " SELECT 'row-level security of ' || oid::regclass AS words FROM t WHERE relrowsecurity"
+            " UNION ALL SELECT 'sequence ' || d.objid::regclass FROM t JOIN pg_depend AS d ON d.refobjid = t.oid"
+            "  AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
+            "  JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S' ORDER BY 1",
+            arrays(keys),
+        )
+    ]
+    if lost:
+        raise Refused(
+            "The target alone has {0}, and would lose it with the old snapshot: drop it there.".format(
+                enumerate_names(lost, 5)
+            )
+        )
 
 
 def _nothing() -> None:
@@ -355,16 +463,11 @@ _ORIGINS = (
 
 
 def _rows(item: Item, where: str | None, columns: Sequence[tuple[str, str]]) -> Any:
-    """The query for the source. Casts make sure that each value is of the type that the target awaits."""
-    names = {column.name: column.remote for column in item.table.columns}
-    parts = [
-        compose("{name}::{type}" if type_ else "{name}", name=identifier(names[name]), type=raw(type_))
-        for name, type_ in columns
-    ]
+    """The query for the source."""
     conditions = [expression(text) for text in (item.where, where) if text is not None]
     return compose(
         "SELECT {columns} FROM {table} WHERE {conditions}",
-        columns=listed(parts),
+        columns=_listed(columns, {column.name: column.remote for column in item.table.columns}),
         table=identifier(*item.table.remote),
         conditions=raw(" AND ").join([raw("true"), *conditions]),
     )

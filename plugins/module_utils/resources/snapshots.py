@@ -15,7 +15,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     enumerate_names,
     expression,
     identifier,
+    identifiers,
     quoted,
+    raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import tables
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import (
@@ -30,8 +32,9 @@ class Wanted(NamedTuple):
     """An entry of C(snapshots)."""
 
     into: Key
-    query: Any
-    """what the target would run, psycopg2.sql.Composable"""
+    relation: Key | None
+    rows: Any
+    """the relation, or the query of somebody's, as a query; psycopg2.sql.Composable"""
     item: Item | None
     """the foreign table that the rows come from straight, or None when the query has to run"""
     where: str | None
@@ -45,6 +48,13 @@ class Wanted(NamedTuple):
     @property
     def label(self) -> str:
         return quoted(*self.into)
+
+    @property
+    def query(self) -> Any:
+        """What the target would run."""
+        if self.where is None:
+            return self.rows
+        return compose("{rows} WHERE {where}", rows=self.rows, where=expression(self.where))
 
 
 class Verdict(NamedTuple):
@@ -63,6 +73,8 @@ def refuse_entries(entries: Sequence[Mapping[str, Any]]) -> None:
             raise Refused("snapshots: {0} needs either relation or query.".format(label))
         if entry["query"] is not None and entry["where"] is not None:
             raise Refused("snapshots: {0} has where beside query: write the condition into the query.".format(label))
+        if entry["where"] is not None and not entry["where"].strip():
+            raise Refused("snapshots: where of {0} must be an SQL condition.".format(label))
         if entry["max_age"] < 0:
             raise Refused(
                 "snapshots: max_age of {0} is {1}: seconds can't be negative.".format(label, entry["max_age"])
@@ -89,19 +101,18 @@ def _parse(session: Session, into: Key, entry: Mapping[str, Any], items: Mapping
     label = quoted(*into)
     refuse_schema(into[0])
     check_name("table", into[1])
-    item = None
-    query = expression(entry["query"] or "")
+    item, relation = None, None
+    rows = expression(entry["query"] or "")
     if entry["relation"] is not None:
-        key = tables.parse_names(session, [entry["relation"]])[0]
-        item = items.get(key)
-        if key == into or any(definition.key == into for definition in (item.definitions if item else ())):
+        relation = tables.parse_names(session, [entry["relation"]])[0]
+        item = items.get(relation)
+        if relation == into or any(definition.key == into for definition in (item.definitions if item else ())):
             raise Refused("snapshots: {0} can't be filled from itself.".format(label))
-        query = compose("SELECT * FROM {relation}", relation=identifier(*key))
-        if entry["where"] is not None:
-            query = compose("{query} WHERE {where}", query=query, where=expression(entry["where"]))
+        rows = compose("SELECT * FROM {relation}", relation=identifier(*relation))
     return Wanted(
         into,
-        query,
+        relation,
+        rows,
         item,
         entry["where"],
         entry["numeric_to_float8"],
@@ -112,15 +123,47 @@ def _parse(session: Session, into: Key, entry: Mapping[str, Any], items: Mapping
 
 
 def _checked(session: Session, wanted: Wanted, entry: Mapping[str, Any]) -> Wanted:
-    """*wanted* with its definition, once the target has understood its query and its indexes have columns."""
+    """*wanted* with its definition, once the target has understood its query, and indexes could be built."""
+    session.execute("SET LOCAL search_path = {0}".format(session.path_for_users))
     try:
-        session.execute("SET LOCAL search_path = {0}".format(session.path_for_users))
-        session.refuse_more_than_queries([wanted.query])
-        columns = _columns(session, wanted)
+        columns = _try(session, wanted)
     except ServerRefused as error:
         raise Refused("snapshots: {0} can't be filled: {1}".format(wanted.label, error), **error.details) from None
     session.execute("SET LOCAL search_path = pg_catalog")
-    names = [name for name, _type in columns]
+    relation = tables.parse_names(session, [entry["relation"]]) if entry["relation"] is not None else None
+    asked = [relation, *[entry[name] for name in ("where", "query", "numeric_to_float8", "indexes")]]
+    source = [wanted.item.request, wanted.item.table.remote] if wanted.item else None
+    return wanted._replace(definition=json.dumps([asked, source, columns]))
+
+
+def _try(session: Session, wanted: Wanted) -> list[tuple[str, str]]:
+    """(name, type) of what the query returns, which isn't run for it."""
+    with session.undone():
+        if wanted.relation is None:
+            session.refuse_more_than_queries([wanted.query])
+        session.execute(compose("CREATE TEMP TABLE pgml_probe AS {query} WITH NO DATA", query=wanted.rows))
+        rows = session.rows(
+            "SELECT attname AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute"
+            " WHERE attrelid = 'pg_temp.pgml_probe'::regclass AND attnum > 0 ORDER BY attnum"
+        )
+        if wanted.relation is not None and wanted.where is not None:
+            session.refuse_more_than_queries(_conditions(wanted.relation, wanted.where))
+        _refuse_unknown_columns(wanted, [row.name for row in rows])
+        for columns in wanted.indexes:
+            session.execute(compose("CREATE INDEX ON pg_temp.pgml_probe ({columns})", columns=identifiers(columns)))
+    return [(row.name, row.type) for row in rows]
+
+
+def _conditions(relation: Key, where: str) -> list[Any]:
+    """Queries that the server takes both when *where* is one expression, which can't leave an array's brackets."""
+    rows = compose("FROM pg_temp.pgml_probe AS {name}", name=identifier(relation[1]))
+    return [
+        compose("SELECT ARRAY[{where}\n] {rows}", where=raw(where), rows=rows),
+        compose("SELECT {rows} WHERE {where}", where=expression(where), rows=rows),
+    ]
+
+
+def _refuse_unknown_columns(wanted: Wanted, names: Sequence[str]) -> None:
     unknown = {name for index in wanted.indexes for name in index if name not in names}
     if unknown:
         raise Refused(
@@ -128,20 +171,6 @@ def _checked(session: Session, wanted: Wanted, entry: Mapping[str, Any]) -> Want
                 wanted.label, enumerate_names(map(quoted, unknown)), enumerate_names(map(quoted, names), 20)
             )
         )
-    asked = [entry[name] for name in ("relation", "where", "query", "numeric_to_float8", "indexes")]
-    source = [wanted.item.request, wanted.item.table.remote] if wanted.item else None
-    return wanted._replace(definition=json.dumps([asked, source, columns]))
-
-
-def _columns(session: Session, wanted: Wanted) -> list[tuple[str, str]]:
-    """(name, type) of what the query returns, which isn't run for it."""
-    with session.undone():
-        session.execute(compose("CREATE TEMP TABLE pgml_probe AS {query} WITH NO DATA", query=wanted.query))
-        rows = session.rows(
-            "SELECT attname AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute"
-            " WHERE attrelid = 'pg_temp.pgml_probe'::regclass AND attnum > 0 ORDER BY attnum"
-        )
-    return [(row.name, row.type) for row in rows]
 
 
 def judge(session: Session, wanted: Sequence[Wanted], remembered: Mapping[Any, Thing]) -> list[Verdict]:

@@ -112,12 +112,13 @@ class Lane:
             if self._source.endpoint is None:
                 rowfiles.read(request, stream.sink)
             else:
-                stream.rows = self._reading_session(self._source.endpoint).copy_out(request, stream.sink)
+                stream.rows = self.reading_session(self._source.endpoint).copy_out(request, stream.sink)
         except Exception as error:  # without its end, the stream's reader would wait for ever
             failure = error
         stream.end(failure)
 
-    def _reading_session(self, endpoint: Endpoint) -> Session:
+    def reading_session(self, endpoint: Endpoint) -> Session:
+        """The session that reads, as long as the lane is open."""
         if self._session is None:
             self._session = snapshot.reading_session(endpoint, client_encoding=self._source.encoding)
             snapshot.join(self._session, self._source.snapshots)
@@ -127,7 +128,7 @@ class Lane:
     def hold(self) -> None:
         """Lock the tables that are to be held, or fail soon."""
         if self._source.endpoint is not None:
-            session = self._reading_session(self._source.endpoint)
+            session = self.reading_session(self._source.endpoint)
             session.shorten_lock_timeout(_HOLD_MILLISECONDS)
             snapshot.lock(session, self._source.held)
 
