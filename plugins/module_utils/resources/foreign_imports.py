@@ -8,7 +8,7 @@ moves from them to its place, and the rest is gone before the transaction ends.
 from __future__ import annotations
 
 import json
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -180,7 +180,9 @@ def bring(session: Session, prober: Session, server: str, imports: Sequence[Impo
         for name, request in (each.requests or {}).items():
             if (scratch, name) not in found:
                 _tell_missing(session, server, each.remote, name, scratch)
-            _choose_columns(session, found[(scratch, name)], request)
+            _refuse_unknown_columns(found[(scratch, name)], request)
+            if request.where is None:
+                _drop_columns(session, found[(scratch, name)], request)
     filtered = {
         (scratch, name): _filter(session, prober, found[(scratch, name)], request)
         for scratch, each in scratches.items()
@@ -242,20 +244,26 @@ def _tell_missing(session: Session, server: str, schema: str, name: str, scratch
     )
 
 
-def _choose_columns(session: Session, found: Definition, request: TableRequest) -> None:
-    """Drop the columns that are not asked for; the condition of a view may use them, so that the view leaves them out."""
-    if request.columns is None:
-        return
+def _refuse_unknown_columns(found: Definition, request: TableRequest) -> None:
     names = [column.name for column in found.columns]
-    unknown = [name for name in request.columns if name not in names]
+    unknown = [name for name in request.columns or () if name not in names]
     if unknown:
         raise Refused(
             "{0} has no column {1} on the source; it has {2}.".format(
                 quoted(*found.remote), enumerate_names(map(quoted, unknown)), enumerate_names(map(quoted, names), 20)
             )
         )
-    drops = [compose("DROP COLUMN {name}", name=identifier(name)) for name in names if name not in request.columns]
-    if drops and request.where is None:
+
+
+def _drop_columns(session: Session, found: Definition, request: TableRequest, needed: Collection[str] = ()) -> None:
+    """Drop the columns that are neither asked for nor *needed*."""
+    wanted = {*(request.columns or [column.name for column in found.columns]), *needed}
+    drops = [
+        compose("DROP COLUMN {name}", name=identifier(column.name))
+        for column in found.columns
+        if column.name not in wanted
+    ]
+    if drops:
         session.execute(
             compose("ALTER FOREIGN TABLE {table} {drops}", table=identifier(*found.key), drops=listed(drops))
         )
@@ -266,7 +274,8 @@ def _filter(session: Session, prober: Session, found: Definition, request: Table
     scratch, name = found.key
     base = name + SUFFIX
     check_name("foreign table", base)
-    condition = _condition(session, found, request.where or "")
+    condition, used = _condition(session, found, request.where or "")
+    _drop_columns(session, found, request, used)
     session.execute(
         compose("ALTER FOREIGN TABLE {table} RENAME TO {base}", table=identifier(*found.key), base=identifier(base))
     )
@@ -285,9 +294,9 @@ def _filter(session: Session, prober: Session, found: Definition, request: Table
     return pushdown.is_sent(session, compose("SELECT * FROM {view}", view=identifier(*found.key)))
 
 
-def _condition(session: Session, found: Definition, where: str) -> str:
-    """*where* as the server spells it, with all names qualified. It is taken for a CHECK constraint for the moment, which can be
-    nothing but one expression on the table's columns."""
+def _condition(session: Session, found: Definition, where: str) -> tuple[str, list[str]]:
+    """*where* as the server spells it, with all names qualified, and the columns it uses. It is taken for a CHECK constraint for
+    the moment, which can be nothing but one expression on the table's columns."""
     label = quoted(*found.remote)
     check = compose(
         "ALTER FOREIGN TABLE {table} ADD CONSTRAINT pgml_condition CHECK {where}",
@@ -307,18 +316,20 @@ def _condition(session: Session, found: Definition, where: str) -> str:
             )
         ) from None
     session.execute("SET LOCAL search_path = pg_catalog")
-    condition: str = session.value(
-        "SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conname = 'pgml_condition' AND conrelid = %s::regclass",
+    row = session.row(
+        "SELECT pg_get_expr(conbin, conrelid) AS condition, array(SELECT attname::text FROM pg_attribute"
+        "  WHERE attrelid = conrelid AND attnum = ANY(conkey)) AS columns"
+        " FROM pg_constraint WHERE conname = 'pgml_condition' AND conrelid = %s::regclass",
         [session.text_of(identifier(*found.key))],
     )
     session.execute(compose("ALTER FOREIGN TABLE {table} DROP CONSTRAINT pgml_condition", table=identifier(*found.key)))
-    moments = pushdown.frozen_moments(where, condition)
+    moments = pushdown.frozen_moments(where, row.condition)
     if moments:
         raise Refused(
             "The condition of {0} has {1}, which would for ever mean the time at which the view was made: write now() or "
             "current_date.".format(label, enumerate_names(moments))
         )
-    return condition
+    return row.condition, row.columns
 
 
 def _items(made: Mapping[Key, Definition], scratches: Mapping[str, Import], filtered: Mapping[Key, bool]) -> list[Item]:
