@@ -7,7 +7,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 # Ansible wants a locale in UTF-8, which a bare container may not name.
 export LC_ALL := C.UTF-8
 
-.PHONY: help demo demo-clean test lint unit integration molecule molecule-all docs clean
+.PHONY: help demo demo-clean test test-variations lint unit integration molecule molecule-all docs clean
 .PHONY: bench bench-growth bench-forky bench-subscription bench-subscription-forky
 .PHONY: bench-fdw bench-fdw-forky bench-thousand-tables
 
@@ -23,6 +23,10 @@ demo-clean: $(VENV)/.run ## Remove what the demo made
 
 test: lint docs postgresql ## Run every check and test
 	@sh scripts/containers.sh || : # says why not, and the tests that need them are skipped
+	@$(BIN)/python -m pytest $(ON_TWO_CORES) --sampled
+
+test-variations: lint docs postgresql ## ... and each variation of the tests, which takes too long for make test
+	@sh scripts/containers.sh || :
 	@$(BIN)/python -m pytest $(ON_TWO_CORES)
 
 # The slowest first.

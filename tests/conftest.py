@@ -41,9 +41,35 @@ def program_of(major: int) -> Path:
     return programs()[major]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sampled", action="store_true", help="of tests with many variations, run as many as their mark says"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
+    if config.getoption("--sampled"):
+        left_out = {item for group in _variations(items).values() for item in group if item not in _sample(group)}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: "test_molecule" not in item.nodeid)
+
+
+def _variations(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    """The tests that are marked as sampled, by function."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            groups.setdefault(item.nodeid.split("[")[0], []).append(item)
+    return groups
+
+
+def _sample(group: list[pytest.Item]) -> list[pytest.Item]:
+    """As many of *group* as its mark says, from the first to the last."""
+    mark = group[0].get_closest_marker("sampled")
+    count = min(mark.args[0] if mark else len(group), len(group))
+    return [group[number * (len(group) - 1) // max(count - 1, 1)] for number in range(count)]
 
 
 class Servers:

@@ -16,11 +16,11 @@ description:
     source filter them.
   - Fills local tables from the source and exchanges them for their predecessors, see O(snapshots), so that training reads
     local rows and no transaction on the source lasts as long as the training.
-  - Server, mappings, tables, views and privileges are one transaction. It succeeds only when every mapping has reached the
-    source through the server and may read every table there. Otherwise nothing is changed, and the error is in the source's
-    own words.
-  - What the call names is all there is. An option of the server, a mapping, a table or a snapshot that an earlier call made
-    and this one doesn't name is dropped. What others made is left alone.
+  - Server, mappings, tables, views and privileges are one transaction. It succeeds only when every mapping that the login
+    role can try has reached the source through the server and may read every table there. Otherwise nothing is changed, and
+    the error is in the source's own words.
+  - What the call names is all there is. An option or a mapping of the server that it doesn't name is dropped, whoever made
+    it, and so is a table or a snapshot that an earlier call made. Other tables are left alone.
 options:
   server:
     description:
@@ -124,7 +124,7 @@ options:
   imports:
     description:
       - What of the source becomes foreign tables. Partitioned tables, views and materialized views can be imported too.
-        Partitions come with their table, and by themselves when they are named.
+        Partitions come with their table, and by themselves when they are named, which needs PostgreSQL 14.
       - Types that columns have must be on the replica, see O(postgresml.distributed.pgml_schema#module:parts).
     type: list
     elements: dict
@@ -149,16 +149,18 @@ options:
           - C(name) is written as in SQL. A part that holds capitals, dots, spaces or quotes needs double quotes. Without
             schema it is in O(imports[].remote_schema), or else in C(public).
           - C(columns) is a list of exact column names, without quotes.
-          - C(where) is an SQL condition on the table's columns, without the word C(WHERE). The table's name is then that of a
-            view over a foreign table whose name ends in C(_unfiltered). The source evaluates the condition, and a warning
-            tells when it can't. Since PostgreSQL 15 the view reads as the role that uses it, before that as its owner.
+          - C(where) is an SQL condition on the table's own columns, without the word C(WHERE) and without subqueries.
+            V('now') and V('today') as strings are refused, since a view would keep them as they were. The table's name is
+            then that of a view over a foreign table whose name ends in C(_unfiltered). The source evaluates the condition,
+            and a warning tells when it can't. Since PostgreSQL 15 the view reads as the role that uses it, before that as its
+            owner. It is no protection, for who may use it since PostgreSQL 15 may also read the table below.
           - An empty list is refused.
         type: list
         elements: raw
       except:
         description:
           - Tables that are left out of those of O(imports[].remote_schema), or of the database. Names as in
-            O(imports[].tables).
+            O(imports[].tables). One that the source doesn't have is refused.
         type: list
         elements: str
         default: []
@@ -185,7 +187,8 @@ options:
   usage:
     description:
       - Local roles that get C(USAGE) on the schemas, and C(SELECT) on the tables, views and snapshots. To read from the
-        source a role needs a mapping, too.
+        source a role needs a mapping, too. Before PostgreSQL 15, roles without one get no filtered views, which would read as
+        their owner.
       - They get no privilege on the server itself, which would show them the password of their own mapping.
     type: list
     elements: str
@@ -203,7 +206,8 @@ options:
       - V(report) leaves them, warns, and returns RV(drift).
       - V(reimport) replaces them in the same transaction, with the owner and the privileges that they have here. What depends
         on them, such as somebody's view, prevents that and is named.
-      - Tables that are new on the source are imported in either case.
+      - Tables that are new on the source are imported in either case. One that O(imports[].tables) names and that is gone
+        from the source is an error.
     type: str
     choices: [report, reimport]
     default: report
@@ -230,11 +234,12 @@ options:
         type: str
       where:
         description:
-          - An SQL condition on the columns of O(snapshots[].relation), which the source evaluates.
+          - An SQL condition on the columns of O(snapshots[].relation), which the source evaluates if O(imports) made that.
         type: str
       query:
         description:
-          - A query whose rows to take instead, which the replica runs. Names without schema are looked up in C(public).
+          - A query whose rows to take instead, which the replica runs. Names without schema are looked up in C(public), as
+            long as nobody but its owner and superusers may create something there.
         type: str
       numeric_to_float8:
         description:
@@ -288,8 +293,9 @@ attributes:
 notes:
   - The extension C(postgres_fdw) has to be there, see M(community.postgresql.postgresql_ext).
   - Passwords of mappings are in the catalog C(pg_user_mapping) of the replica, which superusers read, and C(pg_dump) writes
-    them to its output. They get there outside of statements, hence neither into logs nor into C(pg_stat_activity). They are
-    compared with those that are there when the login role is a superuser, else they are left, with a warning.
+    them to its output. They get there outside of statements, hence neither into logs nor into C(pg_stat_activity), unless a
+    server with C(debug_print_parse) and the like is told them by a login role that is no superuser. They are compared with
+    those that are there as far as the login role may read them, which superusers may, else they are left, with a warning.
   - The login role needs C(USAGE) on the foreign data wrapper C(postgres_fdw) and C(CREATE) on the database, or to be a
     superuser. For mappings of other roles it has to own the server, and to prove them it has to be a superuser or a member of
     these roles.
@@ -297,7 +303,8 @@ notes:
     rows that were deleted after it began. Training may take hours. That is what O(snapshots) are for.
   - On the source, C(source.user) needs C(LOGIN), C(SELECT) on the tables and C(USAGE) on their schemas, and nothing else, see
     M(postgresml.distributed.pgml_grants). The module reads catalogs and has queries planned there, which takes C(ACCESS
-    SHARE) on the tables for a moment. Rows are read for snapshots only, with that lock while a table is read.
+    SHARE) on the tables for a moment. Rows are read for O(snapshots) and O(analyze) only. Snapshots lock their tables until
+    the last row of all of them is read. No lock is waited for longer than 3 seconds there, either.
   - The condition of a view is sent to the source only when it is built from immutable operations. What depends on the time,
     such as C(now() - interval '14 days'), is computed here first. Comparing a column with a value of another type, such as a
     C(timestamptz) with a C(date), can keep it from being sent.
@@ -462,7 +469,9 @@ snapshots:
       type: int
       sample: 1500000
     taken_at:
-      description: The moment that its rows are of, in ISO format; null in check mode when it is to be filled.
+      description:
+        - The moment that its rows are of, or a moment before a query ran, in ISO format.
+        - null in check mode when it is to be filled.
       type: str
       sample: "2026-03-01T12:00:00.123456+00:00"
     refreshed:

@@ -195,6 +195,7 @@ WRONG_OPTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("kind", WRONG_OPTIONS)
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_wrong_options_get_one_clear_sentence(shop: Pair, kind: str, there: bool) -> None:
@@ -208,6 +209,7 @@ def test_wrong_options_get_one_clear_sentence(shop: Pair, kind: str, there: bool
     assert "Zq7core4Tz" not in message
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "kind", ["no jobs", "of the module", "user", "password", "host", "no name", "long name", "no source"]
 )
@@ -237,6 +239,7 @@ def test_a_database_that_is_yet_to_come(pair: Pair) -> None:
     assert not absent(pair, login_db="to_come")["changed"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ['Quo"ted', "with, comma", "per%cent", "ro{le}", "größe", "SELECT", "a.b", "'"])
 def test_awkward_names(shop: Pair, name: str) -> None:
     """Of the server, the schema and two roles."""
@@ -487,6 +490,7 @@ UNPROVEN: dict[str, tuple[Callable[[Pair], dict[str, Any]], list[str]]] = {
 ASKED = {"no USAGE": "shut.stock", "no schema": "nowhere.stock"}
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 @pytest.mark.parametrize("kind", UNPROVEN)
 def test_what_is_not_proven_is_not_done(shop: Pair, kind: str, there: bool) -> None:

@@ -155,6 +155,7 @@ def cut_off(pair: Pair, number: int) -> Iterator[list[str]]:
         yield run
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_session_that_ends_before_a_statement(shop: Pair, kind: str) -> None:

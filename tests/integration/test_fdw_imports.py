@@ -328,6 +328,7 @@ COLLISIONS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", COLLISIONS)
 @pytest.mark.parametrize("where", [None, "id > 1"], ids=["table", "view"])
 def test_a_collision_is_named(shop: Pair, kind: str, where: str | None) -> None:
@@ -386,6 +387,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_imports_get_one_clear_sentence(shop: Pair, kind: str) -> None:
     add(shop, "CREATE SEQUENCE counter")
@@ -483,6 +485,7 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
 }
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("kind", DRIFTS)
 @pytest.mark.parametrize("where", [None, "id > 10"], ids=["table", "view"])
 def test_drift_is_reported_and_repaired(shop: Pair, kind: str, where: str | None) -> None:
@@ -660,6 +663,7 @@ DEPENDANTS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", DEPENDANTS)
 @pytest.mark.parametrize("where", [None, "id > 10"], ids=["table", "view"])
 def test_dependants_prevent_a_reimport_and_are_named(shop: Pair, kind: str, where: str | None) -> None:
@@ -723,6 +727,7 @@ def remote_condition(pair: Pair) -> bool:
     return " WHERE " in remote_sql(pair, "SELECT * FROM shop_public.orders")
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", SENT)
 def test_a_condition_is_evaluated_by_the_source(shop: Pair, kind: str) -> None:
     where = SENT[kind]
@@ -801,6 +806,7 @@ BAD = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_condition_is_refused(shop: Pair, kind: str) -> None:
     shop.sql_target("CREATE TABLE mine (id int)")

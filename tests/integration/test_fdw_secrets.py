@@ -94,6 +94,7 @@ def whole_life(pair: Pair, role: str) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PASSWORDS)
 def test_awkward_passwords_work_and_show_nowhere(primary: Cluster, loud: Cluster, kind: str) -> None:
@@ -111,6 +112,7 @@ def test_awkward_passwords_work_and_show_nowhere(primary: Cluster, loud: Cluster
         assert CORE not in cluster.log()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("major", [13, 14, 16, 17, 18])
 def test_passwords_stay_hidden_on_every_major(servers: Servers, major: int) -> None:
     clusters = servers.get(major, "primary"), servers.get(major, "replica")

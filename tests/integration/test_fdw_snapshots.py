@@ -127,6 +127,7 @@ def kept_name(pair: Pair, local: str) -> str:
     return name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("majors", [(13, 13), (14, 14), (16, 16), (17, 17), (18, 18), (13, 18), (18, 13)])
 def test_on_other_major_versions(servers: Servers, majors: tuple[int, int]) -> None:
     """A part of a table, and a query, from one version to the same or another one."""

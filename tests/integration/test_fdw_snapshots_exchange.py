@@ -248,6 +248,7 @@ OWN: dict[str, str] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("what", OWN)
 def test_what_others_added_stays_or_is_named(far: Pair, what: str) -> None:
     """It isn't lost without a word."""

@@ -114,6 +114,7 @@ def test_absent_cleans_up_after_one_that_was_killed(far: Pair, directory: Path) 
     assert not far.target.ok(MODULE, server="shop", state="absent")["changed"]
 
 
+@pytest.mark.sampled(1)
 def test_killed_after_any_step(far: Pair, kept: dict[str, Any], tmp_path: Path) -> None:
     """What no other test stops at, such as the moments around the exchange."""
     current = version(far)

@@ -115,6 +115,7 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("mistake", ASKED)
 def test_what_is_asked_for_is_wrong(far: Pair, mistake: str) -> None:
     wrong, words = ASKED[mistake]
