@@ -74,6 +74,7 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("mistake", ASKED)
 def test_what_is_asked_for_is_wrong(two: Pair, mistake: str) -> None:
     params, words = ASKED[mistake]
@@ -213,6 +214,7 @@ def settled(primary: Cluster, replica: Cluster) -> Iterator[Pair]:
         yield pair
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("what", DEPENDANTS)
 def test_what_depends_on_a_live_table_is_named_before_anything_moves(settled: Pair, what: str) -> None:
     statement, words = DEPENDANTS[what]
@@ -342,6 +344,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_archive_leaves_the_live_tables_alone(live: Pair, archive: Path, damage: str) -> None:
     DAMAGE[damage](archive)

@@ -122,6 +122,7 @@ def test_rows_travel_between_different_majors(servers: Servers, source: int, tar
 NEXT = [(source, target) for source in majors.VERSIONS for target in (source, source + 1) if target in majors.VERSIONS]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("source", "target"), NEXT)
 def test_the_shop_is_dumped_and_restored(servers: Servers, source: int, target: int) -> None:
     client, _path = copies.newest_pg_dump()

@@ -210,6 +210,7 @@ UNFIT = """
 """
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("params", "words"),
     [

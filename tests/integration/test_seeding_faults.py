@@ -179,6 +179,7 @@ def test_a_worker_is_killed(live: Pair, tmp_path: Path, before: list[str]) -> No
     assert_goes_on(live, tmp_path, before)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize(
     ("when", "how"),

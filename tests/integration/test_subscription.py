@@ -79,6 +79,7 @@ OPTIONS: list[tuple[str, Any, Any, int]] = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("option", "value", "back", "since"), OPTIONS)
 def test_every_option_is_altered_and_altered_back(
     new_shop: Pair, option: str, value: Any, back: Any, since: int
@@ -92,6 +93,7 @@ def test_every_option_is_altered_and_altered_back(
         assert_streams(new_shop, 1000 + number)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("option", "value", "back", "since"), OPTIONS)
 def test_every_option_is_taken_at_creation(new_shop: Pair, option: str, value: Any, back: Any, since: int) -> None:
     result = new_shop.subscribe(**{option: value})

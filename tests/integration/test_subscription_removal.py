@@ -104,6 +104,7 @@ REMOVAL: dict[str, tuple[Any, str, Any]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("step", CREATION)
 def test_creation_converges_after_a_crash(shop: Pair, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     way, place, name, wrap = CREATION[step]

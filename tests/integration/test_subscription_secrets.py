@@ -106,6 +106,7 @@ def whole_life(pair: Pair) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", PASSWORDS)
 def test_awkward_passwords_work_and_show_nowhere(primary: Cluster, replica: Cluster, kind: str) -> None:
     with pair_of(primary, replica, PASSWORDS[kind]) as pair:
@@ -169,6 +170,7 @@ def test_a_first_copy_shows_no_password_while_it_runs(primary: Cluster, replica:
         assert not any(secret in place for place in places)
 
 
+@pytest.mark.sampled(3)
 def test_passwords_stay_hidden_on_every_major(each_major: Pair) -> None:
     """With the options that make newer servers warn, and as the owner of little that they may have."""
     pair = each_major

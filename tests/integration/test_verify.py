@@ -371,6 +371,7 @@ def test_it_says_the_same_in_check_mode(pair: Pair) -> None:
         assert differences(result) == {"public.plain": {"missing": [{"id": "1"}]}}
 
 
+@pytest.mark.sampled(3)
 def test_every_major_version(each_major: Pair) -> None:
     pair = each_major
     pair.both(
