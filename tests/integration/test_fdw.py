@@ -188,6 +188,7 @@ WRONG_OPTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "host": ({"options": {"host": "elsewhere"}}, ["host"]),
     "database": ({"options": {"dbname": "elsewhere"}}, ["dbname"]),
     "not a number": ({"options": {"fdw_tuple_cost": "cheap"}}, ["fdw_tuple_cost"]),
+    "no role": ({"usage": ["public"]}, ["usage", "public"]),
     "no name": ({"server": ""}, ["server"]),
     "long name": ({"server": "x" * 64}, ["63"]),
     "no source": ({"source": None}, ["source"]),

@@ -712,6 +712,8 @@ SENT = {
     "several": "(id > 5 AND NOT (user_id = 3)) OR id % 7 = 0",
     "table's name": "orders.id > 5",
     "quotes and braces": "status <> 'it''s {x} \"y\"'",
+    "in with functions": "ordered IN (CURRENT_DATE, now()::date, '2020-01-01')",
+    "any of a function's": "status = ANY (string_to_array('paid,' || lower('NEW'), ','))",
     "case": "CASE WHEN id > 30 THEN true ELSE total > 5 END",
     "all": "true",
 }
@@ -784,6 +786,8 @@ def test_conditions_on_other_versions(servers: Servers, major: int) -> None:
 
 BAD = {
     "unfinished": "id >",
+    "subquery": "id NOT IN (SELECT id FROM mine)",
+    "a day that a view would keep": "created_at > 'yesterday'",
     "no column": "no_such_column = 1",
     "no condition": "id",
     "second statement": "true; DROP TABLE mine",

@@ -12,6 +12,7 @@ from tests.support.pair import Pair
 from tests.support.snapshots import (
     MODULE,
     TABLES,
+    columns,
     content,
     converge,
     entry,
@@ -281,3 +282,18 @@ def test_check_mode_before_anything_is_there(pair: Pair) -> None:
         found = entry(predicted, name)
         assert (found["refreshed"], found["rows"], found["taken_at"]) == (True, None, None)
     assert take(pair, *kept)["changes"] == predicted["changes"]
+
+
+def test_an_operator_of_somebodys_in_an_open_schema_is_not_used(far: Pair) -> None:
+    """Whoever may create in public could have a run of a superuser's execute what he likes."""
+    far.sql_target(
+        "CREATE FUNCTION mine(numeric, int) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'somebody was here'; END $$;"
+        "CREATE OPERATOR public.> (LEFTARG = numeric, RIGHTARG = int, FUNCTION = mine)"
+    )
+    kept = {"query": "SELECT id, price FROM far.a WHERE price > 3", "into": "kept.b"}
+    far.sql_target("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    take(far, kept)
+    assert content(far.target, "kept.b") == content(far.source, "a", columns(far.target, "kept.b"), "price > 3")
+    far.sql_target("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    assert "somebody was here" in far.target.run(MODULE, **options(far, {**kept, "refresh": "always"}))["msg"]
