@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 VENV := .venv
 BIN := $(VENV)/bin
-# The servers of a file's tests are started once; a file of few tests may be the longest.
-ON_TWO_CORES := -n 2 --dist loadfile --no-loadscope-reorder
+# The servers of a file's tests are started once; a file of few tests may be the longest. Tests also wait, so that there are three.
+ON_TWO_CORES := -n 3 --dist loadfile --no-loadscope-reorder
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 # Ansible wants a locale in UTF-8, which a bare container may not name.
 export LC_ALL := C.UTF-8
