@@ -299,12 +299,12 @@ def test_two_schemas_in_one(shop: Pair) -> None:
     add(shop, TWO_SCHEMAS)
     converge(shop, imports=[{"tables": ["public.users", "s.only_here"], "local_schema": "one"}])
     assert relations(shop.target) == {"one.users", "one.only_here"}
-    both = [{"remote_schema": "public", "local_schema": "one"}, {"remote_schema": "s", "local_schema": "one"}]
+    both: list[dict[str, Any]] = [{"remote_schema": each, "local_schema": "one"} for each in ("public", "s")]
     message = refused(shop, imports=both)
     assert "one.users" in message
     message = refused(shop, imports=[{"local_schema": "one"}])
     assert "one.users" in message
-    both[1]["except"] = ["users"]  # type: ignore[assignment]
+    both[1]["except"] = ["users"]
     converge(shop, imports=both)
     assert "one.stock" in relations(shop.target)
 

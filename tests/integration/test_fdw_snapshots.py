@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Servers
 from tests.support import copies
-from tests.support.pair import Pair, pair_of
+from tests.support.pair import Pair, encoded, pair_of
 from tests.support.snapshots import (
     FAR,
     MODULE,
@@ -521,3 +521,13 @@ def test_absent_needs_no_source_and_names_who_depends_on_a_snapshot(far: Pair) -
     far.sql_target('DROP VIEW "on A"')
     far.target.ok(MODULE, server="shop", state="absent")
     assert far.sql_target("SELECT to_regclass('kept.a')::text") == [(None,)]
+
+
+@pytest.mark.parametrize(("here", "there"), [("UTF8", "LATIN1"), ("LATIN1", "UTF8")])
+def test_texts_come_in_the_encoding_of_the_target(pair: Pair, here: str, there: str) -> None:
+    encoded(pair.source, here)
+    encoded(pair.target, there)
+    prepare(pair, "CREATE TABLE a (id int, word text, d name); INSERT INTO a VALUES (1, 'größe é', 'ß')")
+    take(pair, A, {"query": "SELECT word, d FROM far.a", "into": "kept.b"})
+    for table in ("a", "b"):
+        assert pair.sql_target(f"SELECT word, d, length(word) FROM kept.{table}") == [("größe é", "ß", 7)]

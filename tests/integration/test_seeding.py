@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import copies
-from tests.support.pair import Pair, Place, wait_for
+from tests.support.pair import Pair, encoded, wait_for
 from tests.support.seeding import (
     assert_equal,
     assert_streams,
@@ -309,13 +309,6 @@ def test_a_domain_may_have_another_base_on_the_target(pair: Pair, there: str) ->
     query = "SELECT id, n::int FROM a"
     assert_equal(pair, query)
     assert_streams(pair, "UPDATE a SET n = n + 1 WHERE id = 7", query)
-
-
-def encoded(place: Place, encoding: str) -> None:
-    """Make the database anew, in another encoding."""
-    place.cluster.drop_database(place.database)
-    options = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-    place.cluster.sql(f"CREATE DATABASE {place.database} {options}")
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,13 @@ def pair_of(source: Cluster, target: Cluster, password: str = "distributor's own
         source.sql(SQL("DROP ROLE {}").format(Identifier(pair.distributor)))
 
 
+def encoded(place: Place, encoding: str) -> None:
+    """Make the database anew, in another encoding."""
+    place.cluster.drop_database(place.database)
+    options = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    place.cluster.sql(f"CREATE DATABASE {place.database} {options}")
+
+
 def create_role(cluster: Cluster, name: str, attributes: str, password: str) -> None:
     """Create a role without its password in the server's log."""
     with closing(cluster.connect()) as connection, connection.cursor() as cursor:

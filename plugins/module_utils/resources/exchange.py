@@ -258,3 +258,29 @@ _LIVE_SEQUENCES = (
     _LIVE + " JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass"
     " AND d.refobjid = c.oid AND d.deptype IN ('a', 'i') JOIN pg_class AS q ON q.oid = d.objid AND q.relkind = 'S'"
 )
+
+
+class Comment(NamedTuple):
+    """What somebody said about a relation or a column."""
+
+    key: tuple[str, str]
+    column: str | None
+    statement: str
+
+
+def comments(session: Session, kinds: Mapping[tuple[str, str], str]) -> list[Comment]:
+    """The comments on the relations that have *kinds*, as in SQL, which are those that they will have."""
+    return [
+        Comment((row.schema, row.name), row.attname, row.statement)
+        for row in session.rows(
+            "SELECT n.nspname AS schema, c.relname AS name, a.attname, format('COMMENT ON %%s %%I.%%I%%s IS %%L',"
+            "  CASE d.objsubid WHEN 0 THEN w.kind ELSE 'COLUMN' END, n.nspname, c.relname,"
+            "  CASE WHEN d.objsubid > 0 THEN format('.%%I', a.attname) END, d.description) AS statement"
+            " FROM unnest(%s::text[], %s::text[], %s::text[]) AS w(schema, name, kind)"
+            " JOIN pg_namespace AS n ON n.nspname = w.schema"
+            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
+            " JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 ORDER BY 1, 2, 3",
+            [*arrays(kinds), list(kinds.values())],
+        )
+    ]

@@ -304,27 +304,32 @@ def _fill(task: Task, session: Session, server: Server, outcome: Outcome) -> Non
 def _remove(task: Task, session: Session) -> None:
     """Drop all that was made for the server, in one transaction."""
     name = task.params["server"]
-    remembered = foreign_ledger.read(session, name)
-    current = _read_server(session, name, remembered)
-    task.describe(_side(current, remembered), {})
     copying.tidy(task, session)
-    if current is None and not remembered:
-        return
+    with session.transaction(commit=not task.check_mode):
+        foreign_ledger.lock(session)
+        remembered = foreign_ledger.read(session, name)
+        current = _read_server(session, name, remembered)
+        task.describe(_side(current, remembered), {})
+        if current or remembered:
+            _drop(task, session, current, remembered)
+
+
+def _drop(task: Task, session: Session, current: Server | None, remembered: Mapping[foreign_ledger.Key, Thing]) -> None:
+    name = task.params["server"]
     tables = [thing for thing in remembered.values() if thing.kind in (foreign_ledger.TABLE, foreign_ledger.VIEW)]
     there = foreign_tables.read(session, sorted({thing.schema for thing in tables}))
     schemas = [thing.schema for thing in foreign_ledger.of_kind(remembered, foreign_ledger.SCHEMA)]
     shared = foreign_ledger.shared(session, name)
-    with session.transaction(commit=not task.check_mode):
-        foreign_ledger.lock(session)
-        gone = foreign_ledger.of_kind(remembered, foreign_ledger.SNAPSHOT)
-        foreign_transaction.drop_snapshots(task, session, gone, "")
-        task.note(*["Drop {0}".format(quoted(*thing.place)) for thing in tables])
-        foreign_plan.drop(session, [there[thing.place] for thing in tables])
-        for change in foreign_server.plan_no_server(current) if current else []:
-            task.note(change.words)
-            foreign_plan.run_drop(session, change)
-        foreign_transaction.drop_schemas(task, session, schemas, shared)
-        for change in foreign_readers.plan_leaving(session, remembered.values(), shared):
-            task.note(change.words)
-            session.execute(change.statement)
-        foreign_ledger.forget(session, name)
+    foreign_transaction.drop_snapshots(
+        task, session, foreign_ledger.of_kind(remembered, foreign_ledger.SNAPSHOT), why=""
+    )
+    task.note(*["Drop {0}".format(quoted(*thing.place)) for thing in tables])
+    foreign_plan.drop(session, [there[thing.place] for thing in tables])
+    for change in foreign_server.plan_no_server(current) if current else []:
+        task.note(change.words)
+        foreign_plan.run_drop(session, change)
+    gone = foreign_transaction.drop_schemas(task, session, schemas, shared)
+    for change in foreign_readers.plan_leaving(remembered.values(), gone, shared):
+        task.note(change.words)
+        session.execute(change.statement)
+    foreign_ledger.forget(session, name)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import (
     LOCK_TIMEOUT_SECONDS,
@@ -30,16 +30,25 @@ class Catalog(NamedTuple):
     """tables and views"""
 
 
-def connect(session: Session, server: Server, **settings: str) -> Catalog:
+def connect(session: Session, server: Server, **settings: str) -> None:
     """Connect the transaction of *session* with the source, where it waits for locks no longer than here and has *settings*.
 
     postgres_fdw keeps a connection until the transaction ends, whatever becomes of the server's options meanwhile.
     """
-    with session.undone():
-        session.execute(preparation(server, **settings))
-        rows = session.rows(_CATALOG)
+    _ask(session, server, "SELECT FROM pgml_link.pg_namespace LIMIT 1", settings)
+
+
+def read_catalog(session: Session, server: Server) -> Catalog:
+    """What the source has; the transaction of *session* is connected as by connect()."""
+    rows = _ask(session, server, _CATALOG, {})
     schemas = sorted({row.schema for row in rows})
     return Catalog(schemas, frozenset((row.schema, row.name) for row in rows if row.name is not None))
+
+
+def _ask(session: Session, server: Server, query: str, settings: Mapping[str, str]) -> list[Any]:
+    with session.undone():
+        session.execute(preparation(server, **settings))
+        return session.rows(query)
 
 
 _CATALOG = (

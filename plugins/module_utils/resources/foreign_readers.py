@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, Iterable, Mapping, Sequence
+from typing import Collection, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -21,30 +21,75 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.f
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
 
 
+class Given(NamedTuple):
+    """What roles have been given by name; what they own, they need not be given."""
+
+    select: frozenset[Tuple[str, Key]]
+    """(role, relation)"""
+    usage: frozenset[Tuple[str, str]]
+    """(role, schema)"""
+    owned: frozenset[Tuple[str, Key]]
+    own_schemas: frozenset[Tuple[str, str]]
+    there: frozenset[Key]
+    """the relations that exist"""
+
+
+def read(session: Session, roles: Collection[str], keys: Sequence[Key]) -> Given:
+    """What *roles* have of the relations *keys* and of their schemas."""
+    relations = session.rows(
+        "SELECT n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner, array("
+        "  SELECT pg_get_userbyid(a.grantee)::text FROM aclexplode(c.relacl) AS a"
+        "  WHERE a.privilege_type = 'SELECT' AND pg_get_userbyid(a.grantee) = ANY(%s)) AS readers"
+        " FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
+        " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name",
+        [list(roles), *arrays(keys)],
+    )
+    schemas = session.rows(
+        "SELECT n.nspname AS name, pg_get_userbyid(n.nspowner) AS owner, array("
+        "  SELECT pg_get_userbyid(a.grantee)::text FROM aclexplode(n.nspacl) AS a"
+        "  WHERE a.privilege_type = 'USAGE' AND pg_get_userbyid(a.grantee) = ANY(%s)) AS readers"
+        " FROM pg_namespace AS n WHERE n.nspname = ANY(%s)",
+        [list(roles), list({schema for schema, _name in keys})],
+    )
+    return Given(
+        frozenset((role, (row.schema, row.name)) for row in relations for role in row.readers),
+        frozenset((role, row.name) for row in schemas for role in row.readers),
+        frozenset((row.owner, (row.schema, row.name)) for row in relations),
+        frozenset((row.owner, row.name) for row in schemas),
+        frozenset((row.schema, row.name) for row in relations),
+    )
+
+
 def plan(
-    session: Session,
+    given: Given,
     roles: Mapping[str, Sequence[Key]],
-    keys: Sequence[Key],
     remembered: Iterable[Thing],
     shared: Collection[foreign_ledger.Key],
 ) -> tuple[list[Change], list[Thing]]:
-    """What gives *roles* the relations for them, and takes all *keys* from those *remembered* that are not among them any
-    more; and what to remember of it. Other servers need what is *shared* with them."""
-    schemas = sorted({schema for schema, _name in keys})
+    """What gives *roles* the relations for them, and takes all that was *given* from those *remembered* that are not among
+    them any more; and what to remember of it. Other servers need what is *shared* with them."""
     known = [thing for thing in remembered if thing.kind == READER]
-    changes: list[Change] = []
+    schemas = sorted({schema for keys in roles.values() for schema, _name in keys})
+    changes = [
+        _plan_no_tables(thing.name, lost)
+        for thing in known
+        if thing.name not in roles and not thing.schema
+        for lost in [sorted(key for role, key in given.select if role == thing.name)]
+        if lost
+    ]
+    changes += [
+        _plan_no_schema(thing)
+        for thing in known
+        if thing.schema and (thing.name not in roles or thing.schema not in schemas) and thing.key not in shared
+    ]
     things = []
-    for thing in known:
-        if thing.name not in roles:
-            changes += _plan_no_tables(session, thing.name, keys) if not thing.schema else []
-        if thing.schema and (thing.name not in roles or thing.schema not in schemas) and thing.key not in shared:
-            changes.append(_plan_no_schema(thing))
-    for role, readable in roles.items():
-        closed = _without_usage(session, role, schemas)
+    for role, keys in roles.items():
+        closed = [each for each in schemas if (role, each) not in given.usage | given.own_schemas]
         entered = [thing.schema for thing in known if thing.name == role and thing.schema in schemas]
         entered += [schema for schema in schemas if (READER, schema, role) in shared]
         things += [Thing(READER, schema, role) for schema in dict.fromkeys(["", *entered, *closed])]
-        changes += _plan_grant(role, closed, _unreadable(session, role, readable))
+        new = [key for key in keys if key in given.there and (role, key) not in given.select | given.owned]
+        changes += _plan_grant(role, closed, sorted(new))
     return changes, things
 
 
@@ -65,14 +110,10 @@ def _plan_grant(role: str, schemas: Sequence[str], keys: Sequence[Key]) -> list[
     return changes
 
 
-def _plan_no_tables(session: Session, role: str, keys: Sequence[Key]) -> list[Change]:
-    unreadable = set(_unreadable(session, role, keys))
-    readable = [key for key in keys if key not in unreadable]
-    if not readable:
-        return []
-    names: Any = listed([identifier(*key) for key in readable])
+def _plan_no_tables(role: str, keys: Sequence[Key]) -> Change:
+    names = listed([identifier(*key) for key in keys])
     statement = compose("REVOKE SELECT ON {names} FROM {role}", names=names, role=identifier(role))
-    return [Change(statement, 'Take {0} from "{1}"'.format(enumerate_names(quoted(*key) for key in readable), role))]
+    return Change(statement, 'Take {0} from "{1}"'.format(enumerate_names(quoted(*key) for key in keys), role))
 
 
 def _plan_no_schema(thing: Thing) -> Change:
@@ -82,37 +123,12 @@ def _plan_no_schema(thing: Thing) -> Change:
     return Change(statement, 'Take schema {0} from "{1}"'.format(quoted(thing.schema), thing.name))
 
 
-def plan_leaving(session: Session, remembered: Iterable[Thing], shared: Collection[foreign_ledger.Key]) -> list[Change]:
-    """What takes from the readers the schemas that stay and that no other server gave them."""
-    places = [thing for thing in remembered if thing.kind == READER and thing.schema and thing.key not in shared]
-    query = "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)"
-    there = {row.nspname for row in session.rows(query, [[thing.schema for thing in places]])}
-    return [_plan_no_schema(thing) for thing in places if thing.schema in there]
-
-
-def _unreadable(session: Session, role: str, keys: Sequence[Key]) -> list[Key]:
-    """Those of the relations *keys* that are there, and that *role* neither owns nor was given SELECT on."""
+def plan_leaving(
+    remembered: Iterable[Thing], gone: Collection[str], shared: Collection[foreign_ledger.Key]
+) -> list[Change]:
+    """What takes from the readers the schemas that are not *gone* and that no other server gave them."""
     return [
-        (row.schema, row.name)
-        for row in session.rows(
-            "SELECT n.nspname AS schema, c.relname AS name FROM unnest(%s::text[], %s::text[]) AS w(schema, name)"
-            " JOIN pg_namespace AS n ON n.nspname = w.schema"
-            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
-            " JOIN pg_roles AS r ON r.rolname = %s"
-            " WHERE c.relowner <> r.oid AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) AS a"
-            "  WHERE a.grantee = r.oid AND a.privilege_type = 'SELECT') ORDER BY 1, 2",
-            [*arrays(keys), role],
-        )
-    ]
-
-
-def _without_usage(session: Session, role: str, schemas: Sequence[str]) -> list[str]:
-    return [
-        row.nspname
-        for row in session.rows(
-            "SELECT n.nspname FROM pg_namespace AS n JOIN pg_roles AS r ON r.rolname = %s"
-            " WHERE n.nspname = ANY(%s) AND n.nspowner <> r.oid AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) AS a"
-            "  WHERE a.grantee = r.oid AND a.privilege_type = 'USAGE') ORDER BY 1",
-            [role, list(schemas)],
-        )
+        _plan_no_schema(thing)
+        for thing in remembered
+        if thing.kind == READER and thing.schema and thing.schema not in gone and thing.key not in shared
     ]

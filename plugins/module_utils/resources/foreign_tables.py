@@ -12,6 +12,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     enumerate_names,
     quoted,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import exchange
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Key
 
 FOREIGN_TABLE, VIEW = "f", "v"
@@ -152,15 +153,17 @@ def takeover(session: Session, keys: Sequence[Key], after: Mapping[Key, Definiti
     """Statements that give the relations *keys* their present owner, privileges, comments and own options, once they have been
     replaced by those of *after*."""
     columns = {key: {column.name for column in definition.columns} for key, definition in after.items()}
-    return [
-        row.statement
-        for row in session.rows(_TAKEOVER, [*arrays(keys), [after[key].kind for key in keys]])
-        if row.attname is None or row.attname in columns[(row.schema, row.name)]
+    kinds = {key: "VIEW" if after[key].kind == VIEW else "FOREIGN TABLE" for key in keys}
+    found = [
+        ((row.schema, row.name), row.attname, row.statement)
+        for row in session.rows(_TAKEOVER, [*arrays(kinds), list(kinds.values())])
     ]
+    found += exchange.comments(session, kinds)
+    return [statement for key, column, statement in found if column is None or column in columns[key]]
 
 
 _TAKEOVER = (
-    "WITH t AS (SELECT c.*, n.nspname, CASE w.kind WHEN 'v' THEN 'VIEW' ELSE 'FOREIGN TABLE' END AS what,"
+    "WITH t AS (SELECT c.*, n.nspname, w.kind AS what,"
     "  format('%%I.%%I', n.nspname, c.relname) AS label FROM unnest(%s::text[], %s::text[], %s::text[]) AS w(schema, name, kind)"
     "  JOIN pg_namespace AS n ON n.nspname = w.schema JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name)"
     " SELECT nspname AS schema, relname AS name, attname, statement FROM ("
@@ -180,10 +183,6 @@ _TAKEOVER = (
     "   WHERE g.grantee <> t.relowner OR t.relacl IS NOT NULL"
     "  UNION ALL SELECT 2, nspname, relname, NULL, format('REVOKE ALL ON %%s FROM %%I', label, pg_get_userbyid(relowner))"
     "   FROM t WHERE relacl IS NOT NULL"
-    "  UNION ALL SELECT 4, nspname, relname, c.attname, format('COMMENT ON %%s %%s%%s IS %%L',"
-    "   CASE WHEN d.objsubid = 0 THEN what ELSE 'COLUMN' END, label, CASE WHEN d.objsubid > 0 THEN format('.%%I', c.attname) END,"
-    "   d.description) FROM t JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = t.oid"
-    "   LEFT JOIN pg_attribute AS c ON c.attrelid = t.oid AND c.attnum = d.objsubid AND d.objsubid > 0"
     " ) AS s ORDER BY step, 2, 1, 3"
 )
 

@@ -73,7 +73,7 @@ class Definitions:
     def bring(self) -> Outcome:
         """Do all of it; the caller commits, or rolls back."""
         session = self._session
-        catalog = foreign_link.connect(session, self._server)
+        catalog = foreign_link.read_catalog(session, self._server)
         imports = foreign_imports.parse(session, self._params, catalog)
         items = foreign_imports.bring(session, self._prober, self._server.name, imports)
         self._prove(items)
@@ -152,7 +152,9 @@ class Definitions:
             role: [key for key in keys if key not in views or self._may_read_views(role)]
             for role in self._params["usage"]
         }
-        changes, things = foreign_readers.plan(self._session, roles, keys, [*self._remembered.values()], self._shared)
+        known = [thing.name for thing in foreign_ledger.of_kind(self._remembered, foreign_ledger.READER)]
+        given = foreign_readers.read(self._session, {*roles, *known}, keys)
+        changes, things = foreign_readers.plan(given, roles, self._remembered.values(), self._shared)
         self._remember(things)
         self._task.note(*[change.words for change in changes])
         for change in changes:
@@ -193,8 +195,10 @@ def drop_snapshots(task: Task, session: Session, things: Sequence[Thing], why: s
         foreign_plan.drop_unneeded(session, "TABLE", [identifier(*thing.place) for thing in things])
 
 
-def drop_schemas(task: Task, session: Session, names: Sequence[str], shared: Collection[foreign_ledger.Key]) -> None:
-    """Drop those of the schemas *names* that are empty, and warn of those that others but our servers use."""
+def drop_schemas(
+    task: Task, session: Session, names: Sequence[str], shared: Collection[foreign_ledger.Key]
+) -> list[str]:
+    """Drop those of the schemas *names* that are empty, and warn of those that others but our servers use. Returns the former."""
     alone = [name for name in names if (foreign_ledger.SCHEMA, name, "") not in shared]
     empty = foreign_tables.empty(session, alone)
     kept = [name for name in alone if name not in empty]
@@ -207,6 +211,7 @@ def drop_schemas(task: Task, session: Session, names: Sequence[str], shared: Col
                 enumerate_names(map(quoted, kept))
             )
         )
+    return empty
 
 
 def _columns(relations: Iterable[foreign_tables.Definition]) -> dict[str, list[str]]:

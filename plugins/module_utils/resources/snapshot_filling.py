@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import functools
 import re
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -20,11 +20,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     arrays,
     compose,
     enumerate_names,
-    expression,
     identifier,
     identifiers,
     listed,
-    literal,
     quoted,
     raw,
 )
@@ -33,11 +31,10 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     copying,
     exchange,
     foreign_ledger,
-    foreign_link,
     shipment,
+    snapshot_reading,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_imports import Item
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_ledger import SNAPSHOT, Thing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.foreign_server import Server
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import (
@@ -55,27 +52,17 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
     snapshot,
     staging,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.chunks import Extent
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
     Job,
-    Lane,
     Move,
     Source,
     Target,
     Workers,
     writing_session,
 )
-
-
-class Origin(NamedTuple):
-    """A relation on the source whose rows are copied."""
-
-    extent: Extent
-    divisible: bool
-    """whether ranges of its blocks can be read by themselves"""
 
 
 class Filling:
@@ -93,7 +80,7 @@ class Filling:
         self._names = Names(each.into[0] for each in wanted)
         self._tally = Tally()
         self._path = session.path_for_users
-        self._origins: list[tuple[Origin, list[snapshot.Extant]]] = []
+        self._origins: list[tuple[snapshot_reading.Origin, list[snapshot.Extant]]] = []
         self._columns: dict[Key, list[tuple[str, str]]] = {}
 
     def fill(self, endpoint: Endpoint, remembered: Mapping[Any, Thing]) -> list[Thing]:
@@ -137,7 +124,7 @@ class Filling:
             progress.phase("copy")
             schedule = Schedule(self._plan(), [self._new(item.key) for item in cargo], self._tally, progress)
             held = [tables[0] for origin, tables in self._origins if origin.divisible]
-            source = Source(_in_zone(endpoint, zone), [moment.name] if moment else [], encoding, held)
+            source = Source(snapshot_reading.in_zone(endpoint, zone), [moment.name] if moment else [], encoding, held)
             target = Target(session.endpoint, indexes.settings(session, self._jobs, encoding), 0)
             with Workers(self._jobs, source, target) as crew:
                 if moment and held and crew.hold(functools.partial(self._lock_again, moment)):
@@ -184,21 +171,21 @@ class Filling:
     def _cargo(self, moment: Snapshot) -> list[Cargo]:
         """The pieces that the rows come in, largest first; the source keeps their tables as they are until they are read."""
         reader = moment.session
-        self._origins = _origins(reader, [item.table.remote for _each, item in self._copied])
         reader.execute(snapshot.UNLOCKED)
-        self._lock(moment)
+        self._origins = snapshot_reading.read_origins(reader, [item.table.remote for _each, item in self._copied])
+        self._lock_again(moment)  # who asks for a table's size has a lock on it
         self._refuse_moved(moment)
         staged = self._staged([each for each, _item in self._copied])
         cargo = []
         for (each, item), (origin, _held) in zip(self._copied, self._origins):
             there = staged[each.into]
-            rows = _rows(item, each.where, self._columns[self._new(each.into)])
+            rows = snapshot_reading.rows_of(item, each.where, self._columns[self._new(each.into)])
             try:
                 reader.refuse_more_than_queries([rows])
             except ServerRefused as error:
                 raise Refused("snapshots: {0} can't be read: {1}".format(each.label, error), **error.details) from None
             for chunk in chunks.plan([origin.extent], self._jobs if origin.divisible else 1, reader.version):
-                read = _copy_out(_in_range(rows, chunk), there.binary)
+                read = snapshot_reading.copy_out(snapshot_reading.in_range(rows, chunk), there.binary)
                 cargo.append(Cargo(each.into, reader.text_of(read), chunk.bytes, there.binary, chunk.whole))
         return sorted(cargo, key=lambda item: -item.size)
 
@@ -234,11 +221,13 @@ class Filling:
             binary = staged[each.into].binary
             rows = compose(
                 "SELECT {columns} FROM {query} AS q",
-                columns=_listed(self._columns[self._new(each.into)], {}),
+                columns=snapshot_reading.as_columns(self._columns[self._new(each.into)], {}),
                 query=compose("({query})", query=each.query),
             )
-            cargo = Cargo(each.into, self._session.text_of(_copy_out(rows, binary)), 0, binary, whole=True)
-            lane = _Here(source, self._path, self._server)
+            cargo = Cargo(
+                each.into, self._session.text_of(snapshot_reading.copy_out(rows, binary)), 0, binary, whole=True
+            )
+            lane = snapshot_reading.QueryLane(source, self._path, self._server)
             try:
                 with writing_session(self._session.endpoint, settings) as writer, writer.transaction():
                     move = self._move(cargo)
@@ -268,11 +257,11 @@ class Filling:
             foreign_ledger.lock_session(session)
             exchange.lock(session, replaced, exchange.views_on(session, replaced, ""))
             session.execute("SET LOCAL lock_timeout = 0")
-            comments = _comments(session, replaced)
+            comments = exchange.comments(session, dict.fromkeys(replaced, "TABLE"))
             self._free_index_names(session, replaced)
             exchange.exchange(session, self._names, keys, replaced, None)
-            for text in comments:
-                session.tried(raw(text))  # unless the column is gone
+            for comment in comments:
+                session.tried(raw(comment.statement))  # unless the column is gone
             for role in self._readers:
                 names = listed([identifier(*key) for key in keys])
                 session.execute(compose("GRANT SELECT ON {names} TO {role}", names=names, role=identifier(role)))
@@ -293,45 +282,12 @@ class Filling:
         return things
 
 
-class _Here(Lane):
-    """A lane that reads queries which run on the target, with the source's part of them in a transaction that shows all rows or
-    fails, as COPY does."""
-
-    def __init__(self, source: Source, path: str, server: Server) -> None:
-        super().__init__(source)
-        self._path = path
-        self._server = server
-
-    def reading_session(self, endpoint: Endpoint) -> Session:
-        """As in Lane."""
-        if self._session is None:
-            session = self._session = snapshot.reading_session(endpoint, search_path=self._path)
-            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            foreign_link.connect(session, self._server, row_security="off")
-        return self._session
-
-
-def _copy_out(rows: Any, binary: bool) -> Any:
-    return compose("COPY ({rows}) TO STDOUT (FORMAT {format})", rows=rows, format=raw("binary" if binary else "text"))
-
-
-def _listed(columns: Sequence[tuple[str, str]], remote: Mapping[str, str]) -> Any:
-    """Columns for a query, by their *remote* names if they have others there. Casts make sure that each value is of the type that
-    the staged table awaits."""
-    return listed(
-        [
-            compose("{name}::{type}" if type_ else "{name}", name=identifier(remote.get(name, name)), type=raw(type_))
-            for name, type_ in columns
-        ]
-    )
-
-
 def _pairs(keys: Sequence[Key]) -> dict[str, list[str]]:
     return dict(zip(("schemas", "names"), arrays(keys)))
 
 
-_MOST_OF_A_NAME = 30
-"""Characters that leave room for an oid, whatever their encoding takes."""
+_MOST_OF_A_NAME = 12
+"""Characters that leave room for an oid in a name, even if each of them takes four bytes."""
 
 _TAKEN = (
     "SELECT x.oid, s.nspname AS schema, x.relname AS name FROM unnest(%(into)s::text[]) WITH ORDINALITY AS w(name, number)"
@@ -342,22 +298,6 @@ _TAKEN = (
     "  JOIN pg_namespace AS tn ON tn.oid = t.relnamespace WHERE i.indexrelid = o.oid"
     "  AND (tn.nspname, t.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[])))"
 )
-
-
-def _comments(session: Session, keys: Sequence[Key]) -> list[str]:
-    """Statements that comment on the tables *keys* and their columns, as somebody has."""
-    return [
-        row.statement
-        for row in session.rows(
-            "SELECT format('COMMENT ON %%s %%I.%%I%%s IS %%L', CASE d.objsubid WHEN 0 THEN 'TABLE' ELSE 'COLUMN' END,"
-            " n.nspname, c.relname, CASE WHEN d.objsubid > 0 THEN format('.%%I', a.attname) END, d.description) AS statement"
-            " FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
-            " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name"
-            " JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid"
-            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 ORDER BY 1",
-            arrays(keys),
-        )
-    ]
 
 
 def _refuse_losses(session: Session, keys: Sequence[Key]) -> None:
@@ -385,12 +325,6 @@ def _refuse_losses(session: Session, keys: Sequence[Key]) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _in_zone(endpoint: Endpoint, zone: str) -> Endpoint:
-    """The same, with the target's time zone, in which conditions without one are meant."""
-    given = endpoint.keywords.get("options")
-    return endpoint.with_keywords(options=" ".join(filter(None, [given, "-c timezone={0}".format(zone)])))
 
 
 def _make_float8(session: Session, key: Key) -> None:
@@ -427,57 +361,3 @@ def _tables(session: Session, keys: Sequence[Key]) -> list[Table]:
             arrays(keys),
         )
     ]
-
-
-def _origins(reader: Session, keys: Sequence[Key]) -> list[tuple[Origin, list[snapshot.Extant]]]:
-    """The relations *keys* on the source, each with the tables that hold its rows, itself first; a view holds none."""
-    found: dict[Key, tuple[Origin, list[snapshot.Extant]]] = {}
-    for row in reader.rows(_ORIGINS, arrays(keys)):
-        origin = Origin(Extent(row.top, row.blocks, row.bytes), row.kind == "r")
-        held = found.setdefault((row.schema, row.name), (origin, []))[1]
-        if row.part is not None:
-            held.append((row.part, row.part_schema, row.part_name))
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise Refused(
-            "{0} {1} gone from the source: run with on_drift=reimport, and leave its snapshot out.".format(
-                enumerate_names(quoted(*key) for key in missing), "is" if len(missing) == 1 else "are"
-            )
-        )
-    return [found[key] for key in keys]
-
-
-_ORIGINS = (
-    "WITH RECURSIVE w AS (SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind"
-    "  FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace AS n ON n.nspname = w.schema"
-    "  JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name),"
-    " parts AS (SELECT oid AS top, oid, 0 AS depth FROM w WHERE kind IN ('r', 'p')"
-    "  UNION SELECT p.top, i.inhrelid, p.depth + 1 FROM parts AS p JOIN pg_inherits AS i ON i.inhparent = p.oid)"
-    " SELECT w.oid AS top, w.schema, w.name, w.kind,"
-    "  coalesce(pg_table_size(w.oid), 0) AS bytes,"
-    "  coalesce(pg_relation_size(w.oid) / current_setting('block_size')::int, 0)::int8 AS blocks,"
-    "  c.oid AS part, n.nspname AS part_schema, c.relname AS part_name"
-    " FROM w LEFT JOIN (parts AS p JOIN pg_class AS c ON c.oid = p.oid AND c.relkind IN ('r', 'p')"
-    "  JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON p.top = w.oid ORDER BY w.oid, p.depth"
-)
-
-
-def _rows(item: Item, where: str | None, columns: Sequence[tuple[str, str]]) -> Any:
-    """The query for the source."""
-    conditions = [expression(text) for text in (item.where, where) if text is not None]
-    return compose(
-        "SELECT {columns} FROM {table} WHERE {conditions}",
-        columns=_listed(columns, {column.name: column.remote for column in item.table.columns}),
-        table=identifier(*item.table.remote),
-        conditions=raw(" AND ").join([raw("true"), *conditions]),
-    )
-
-
-def _in_range(rows: Any, chunk: chunks.Chunk) -> Any:
-    """*rows* without those of other blocks than the chunk's."""
-    bounds = []
-    if chunk.first:
-        bounds.append(compose("ctid >= {tid}", tid=literal("({0},0)".format(chunk.first))))
-    if chunk.end is not None:
-        bounds.append(compose("ctid < {tid}", tid=literal("({0},0)".format(chunk.end))))
-    return raw(" AND ").join([rows, *bounds])
