@@ -141,7 +141,7 @@ def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
 def _judge(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
     """Fail when there is something of the classes that the task is to fail on."""
     gap = comparison.gap(source, session, task.params["parts"])
-    task.describe(None, _script(task, source, session, comparison.differences, gap) or None)
+    _print(task, source, session, comparison.differences, gap)
     serious = [each for each in comparison.differences if each.breaks in task.params["fail_on"]]
     if serious:
         raise Refused(_sentence(session or source, serious), **task.outcome)
@@ -170,7 +170,7 @@ def _mend(task: Task, source: Session, session: Session | None, comparison: Comp
         _refuse_unfit(broken)
     gap = comparison.gap(source, session, task.params["parts"])
     alterations = [each for each in healing if each.mended_by != difference.CREATE]
-    task.describe(None, _script(task, source, session, alterations, gap) or None)
+    _print(task, source, session, alterations, gap)
     task.note(*[each.remedy for each in alterations])
     task.note(*gap.words)
     if session and not task.check_mode:
@@ -239,10 +239,14 @@ def _rank(difference: Difference) -> int:
     return difference.rank
 
 
-def _script(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> str:
-    """The DDL that mends *found* and fills *gap*, for people; only they need it."""
-    if not task.diff_mode:
-        return ""
+def _print(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> None:
+    """Show the DDL that mends *found* and fills *gap*, if that is wanted. Ansible prints no diff of a task that fails."""
+    if task.diff_mode:
+        task.result["ddl"] = _lines(task, source, session, found, gap)
+        task.describe(None, "\n".join(task.result["ddl"]) or None)
+
+
+def _lines(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> list[str]:
     scripts = missing.scripts(source, session, gap, task.run_command) if session else Scripts()
     lines = missing.shown(session or source, scripts.support)
     for each in sorted(found, key=lambda each: each.mended_by == difference.CREATE):
@@ -252,7 +256,7 @@ def _script(task: Task, source: Session, session: Session | None, found: Sequenc
             lines += ["{0};".format((session or source).text_of(statement)) for statement in each.statements]
     for steps in (scripts.tables, *scripts.rest):
         lines += missing.shown(session or source, steps)
-    return "\n".join(lines)
+    return lines
 
 
 def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:
