@@ -99,7 +99,8 @@ attributes:
   diff_mode:
     support: full
     details:
-      - The diff is the DDL that mends the target, with the difference as a comment above it.
+      - The diff is the DDL that mends the target, with the difference as a comment above it. To see it without running it, use
+        Ansible's check mode with a O(mode) that mends. See also RV(ddl).
   idempotent:
     support: full
 notes:
@@ -299,7 +300,7 @@ summary:
 ddl:
   description:
     - The lines of the diff, namely the statements that mend the differences, or the part of them that O(mode) does, each with the
-      difference as a comment above it. Ansible doesn't show the diff of a task that fails.
+      difference as a comment above it. Ansible shows the diff of a task only when it has changed something and has not failed.
   type: list
   elements: str
   returned: in diff mode, when RV(differences) is

@@ -243,7 +243,7 @@ def _print(task: Task, source: Session, session: Session | None, found: Sequence
     """Show the DDL that mends *found* and fills *gap*, if that is wanted. Ansible prints no diff of a task that fails."""
     if task.diff_mode:
         task.result["ddl"] = _lines(task, source, session, found, gap)
-        task.describe(None, "\n".join(task.result["ddl"]) or None)
+        task.describe(None, "".join(line + "\n" for line in task.result["ddl"]))
 
 
 def _lines(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> list[str]:
