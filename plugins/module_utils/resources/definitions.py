@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Collection, Iterable, NamedTuple, Sequence
+from typing import Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -93,39 +93,23 @@ def labels(session: Session, oids: Sequence[int] | None = None) -> dict[str, fro
     }
 
 
-def differences(table: Table, source: Definition, target: Definition) -> list[str]:
-    """Why rows of *source* can't go to *target*, in words; empty when they can."""
-    if target.kind not in ("r", "p"):
-        return ["is no table on the target"]
-    listed = [name for name in (table.columns or source.columns) if not source.columns[name].generated]
-    found = []
-    for name in listed:
-        there = target.columns.get(name)
-        found += _column_differences(source.columns[name], there)
-    for name, column in target.columns.items():
-        if name not in listed and not column.optional and not column.generated:
-            found.append("column {0} is required on the target and gets no value".format(quoted(name)))
-    if source.identified and source.kind == "r" and not target.identified:
-        found.append("it has no primary key on the target")
-    return found
-
-
-def _column_differences(source: Column, target: Column | None) -> list[str]:
-    name = quoted(source.name)
-    if target is None:
-        return ["column {0} is missing".format(name)]
-    if target.generated:
-        return ["column {0} is generated on the target".format(name)]
-    if source.type != target.type:
-        return ["column {0} is {1} on the source and {2} on the target".format(name, source.type, target.type)]
-    lacking = [label for label in source.labels if label not in target.labels]
-    if lacking:
-        return [
-            "type {0} of column {1} lacks {2} on the target".format(
-                source.type, name, enumerate_names(map(repr, lacking))
-            )
-        ]
-    return []
+def reason_to_leave_out(
+    table: Table,
+    columns: Iterable[str],
+    refers: tuple[str, str] | None,
+    wanted: Mapping[tuple[str, str], Table],
+) -> str | None:
+    """Why an index or a constraint of *table* that uses *columns* can't be on the target, or None when it can."""
+    if table.columns is not None and not set(columns) <= set(table.columns):
+        return "it uses columns that are not distributed"
+    if refers is None:
+        return None
+    other = wanted.get(refers)
+    if other is None:
+        return "it refers to {0}, which is not distributed".format(quoted(*refers))
+    if other.where is not None or other.columns is not None:
+        return "it refers to {0}, of which only a part is distributed".format(other.label)
+    return None
 
 
 def attachments(session: Session, keys: Iterable[tuple[str, str]]) -> list[Attachment]:
