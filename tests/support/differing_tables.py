@@ -152,7 +152,6 @@ CASES = [
                 "@.p1 is partition of @.p FOR VALUES FROM (0) TO (100) on the source and no partition on the target",
             ),
         ),
-        row="INSERT INTO p VALUES (1, 1)",
         table="p1",
     ),
     Case(
@@ -201,7 +200,6 @@ CASES = [
                 ),
             ),
         ),
-        row="INSERT INTO p VALUES (50, 1)",
         table="p1",
     ),
     Case(
@@ -247,7 +245,6 @@ CASES = [
                 BREAKS, ADD, "@.p1 is partition of @.p FOR VALUES IN (1) on the source and no partition on the target"
             ),
         ),
-        row="INSERT INTO p VALUES (1, 1)",
         table="p1",
     ),
     Case(
@@ -269,7 +266,6 @@ CASES = [
         PLAIN,
         PLAIN + "PARTITION BY HASH (id); CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
         (Found(BREAKS, None, "@.t is not partitioned on the source and PARTITION BY HASH (id) on the target"),),
-        row=CHANGE,
     ),
     Case("table_lacking", PLAIN, "", (Found(BREAKS, CREATE, "table @.t is missing on the target"),)),
     Case(

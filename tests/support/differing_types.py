@@ -89,7 +89,6 @@ CASES = [
         "CREATE DOMAIN d AS int; CREATE TABLE t (id int PRIMARY KEY, a d)",
         "CREATE DOMAIN d AS int NOT NULL; CREATE TABLE t (id int PRIMARY KEY, a d)",
         (Found(BREAKS, ADD, "type @.d may be NULL on the source only"),),
-        row="INSERT INTO t VALUES (1, NULL)",
     ),
     Case(
         "domain_loose",
@@ -134,7 +133,7 @@ CASES = [
         "composite_type",
         "CREATE TYPE c AS (x bigint); CREATE TABLE t (id int PRIMARY KEY, a c)",
         "CREATE TYPE c AS (x int); CREATE TABLE t (id int PRIMARY KEY, a c)",
-        (Found(BREAKS, APPLY, "x of type @.c is bigint on the source and integer on the target"),),
+        (Found(BREAKS, None, "x of type @.c is bigint on the source and integer on the target"),),
         row="INSERT INTO t VALUES (1, ROW(3000000000))",
     ),
     Case(
@@ -148,6 +147,5 @@ CASES = [
         "CREATE TYPE k AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, a k)",
         "CREATE DOMAIN k AS text; CREATE TABLE t (id int PRIMARY KEY, a k)",
         (Found(BREAKS, None, "type @.k is enum on the source and domain on the target"),),
-        row="INSERT INTO t VALUES (1, 'a')",
     ),
 ]
