@@ -84,10 +84,11 @@ class Task:
     @property
     def outcome(self) -> dict[str, Any]:
         """What the module returns."""
+        empty: Any = "" if isinstance(self._after, str) else {}
         return {
             "changed": bool(self._changes),
             "changes": self._changes,
-            "diff": {"before": self._before or {}, "after": self._after or {}},
+            "diff": {"before": self._before or empty, "after": self._after or empty},
             **self.result,
         }
 

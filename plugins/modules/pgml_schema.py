@@ -99,7 +99,8 @@ attributes:
   diff_mode:
     support: full
     details:
-      - The diff is the DDL that mends the target, with the difference as a comment above it.
+      - The diff is the DDL that mends the target, with the difference as a comment above it. To see it without running it, use
+        Ansible's check mode with a O(mode) that mends. See also RV(ddl).
   idempotent:
     support: full
 notes:
@@ -286,7 +287,7 @@ differences:
           to be thought about.
       type: list
       elements: str
-      sample: [ALTER TABLE "public"."users" ADD COLUMN "age" integer DEFAULT '0']
+      sample: [ALTER TABLE "public"."users" ADD COLUMN IF NOT EXISTS "age" integer DEFAULT 0]
     mended_by:
       description: The least O(mode) that mends it, or null when none does.
       type: str
@@ -296,6 +297,16 @@ summary:
   type: dict
   returned: when RV(differences) is
   sample: {breaks_apply: 1, breaks_primary: 0, harmless: 2}
+ddl:
+  description:
+    - The lines of the diff, namely the statements that mend the differences, or the part of them that O(mode) does, each with the
+      difference as a comment above it. Ansible shows the diff of a task only when it has changed something and has not failed.
+  type: list
+  elements: str
+  returned: in diff mode, when RV(differences) is
+  sample:
+    - "-- column age of public.users is missing on the target (breaks_apply)"
+    - ALTER TABLE "public"."users" ADD COLUMN IF NOT EXISTS "age" integer DEFAULT 0;
 sequences:
   description: Where the sequences that the tables' columns use stand on both sides. Replication carries no sequences.
   type: list

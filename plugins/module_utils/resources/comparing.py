@@ -10,14 +10,15 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     definitions,
-    differences,
+    difference,
     missing,
     publication,
     replica_identity,
     structures,
+    table_differences,
     type_differences,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.differences import Difference
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import Difference
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Gap
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
     SequenceState,
@@ -53,16 +54,18 @@ class Comparison(NamedTuple):
 
     def mended_by(self, mode: str) -> list[Difference]:
         """Those that *mode* mends."""
-        modes = differences.MODES[: differences.MODES.index(mode) + 1]
+        modes = difference.MODES[: difference.MODES.index(mode) + 1]
         return [each for each in self.differences if each.mended_by in modes]
 
     def gap(self, source: Session, session: Session | None, parts: Sequence[str]) -> Gap:
         """What has to be created, which costs a few more queries."""
-        owners = {each.owner for each in self.differences if each.mended_by == differences.CREATE and each.owner}
-        if not owners:
-            return Gap([], [], [])
-        gap = missing.read_gap(source, session, self.wanted, parts)
-        return gap._replace(attachments=[each for each in gap.attachments if each.key in owners])
+        owners = {each.owner for each in self.differences if each.mended_by == difference.CREATE and each.owner}
+        widened = {each.owner for each in self.differences if each.mended_by == difference.ADD and each.target is None}
+        gap = missing.read_gap(source, session, self.wanted, parts) if owners else Gap([], [], [])
+        return gap._replace(
+            attachments=[each for each in gap.attachments if each.key in owners],
+            widened=[table for table in self.wanted if table.key in widened],
+        )
 
     def as_result(self, session: Session) -> dict[str, Any]:
         """The return values."""
@@ -81,7 +84,7 @@ class Comparison(NamedTuple):
                 }
                 for each in self.differences
             ],
-            "summary": {name: sum(each.breaks == name for each in self.differences) for name in differences.CLASSES},
+            "summary": {name: sum(each.breaks == name for each in self.differences) for name in difference.CLASSES},
             "sequences": list(self.sequences),
         }
 
@@ -94,7 +97,7 @@ def compare(source: Session, session: Session | None, wanted: Sequence[Table], p
     left_out: list[dict[str, str]] = []
     found = [*_of_publications(source, by_key)]
     if session is None or there is None:
-        found += [differences.missing_table(table, here.tables[table.key]) for table in wanted]
+        found += [table_differences.missing_table(table, here.tables[table.key]) for table in wanted]
     else:
         found += _of_tables(source, session, by_key, here, there, left_out)
         found += type_differences.of_types(here.types, there.types)
@@ -103,7 +106,7 @@ def compare(source: Session, session: Session | None, wanted: Sequence[Table], p
         found += type_differences.of_extensions(extensions, here.extensions, there.extensions)
         found += type_differences.of_databases(here.database, there.database)
     found = [each for each in found if _is_asked_for(each, parts)]
-    found.sort(key=lambda each: (differences.CLASSES.index(each.breaks), each.owner or ("",), each.rank))
+    found.sort(key=lambda each: (difference.CLASSES.index(each.breaks), each.owner or ("",), each.rank))
     return Comparison(wanted, found, left_out, _standings(here.sequences, there.sequences if there else _NOTHING))
 
 
@@ -143,7 +146,7 @@ def _of_publications(source: Session, wanted: Mapping[tuple[str, str], Table]) -
                     identity.label, fault.reason, quoted(name)
                 )
                 yield Difference(
-                    differences.PRIMARY, "replica_identity", identity.label, None, fault.reason, None, words, statements
+                    difference.PRIMARY, "replica_identity", identity.label, None, fault.reason, None, words, statements
                 )
 
 
@@ -164,7 +167,7 @@ def _of_tables(
         left_out += lacks
         structure = _without(structure, lacks)
         if other is None:
-            found.append(differences.missing_table(table, structure))
+            found.append(table_differences.missing_table(table, structure))
         elif not structure.is_like(other):
             unlike.append((table, structure, other))
     # What a first copy has set aside comes back with its end.
@@ -173,13 +176,27 @@ def _of_tables(
     binary = bool(unlike) and structures.is_binary(session, [other.oid for _table, _structure, other in unlike])
     for table, structure, other in unlike:
         values = {name: value for (oid, name), value in added.items() if oid == structure.oid}
-        sides = differences.sides_of(table, structure, other, binary, values)
+        sides = difference.sides_of(table, structure, other, binary, values)
         found += [
             each
-            for each in differences.of_table(sides)
+            for each in table_differences.of_table(sides)
             if table.key not in unfinished or each.kind not in ("key", "index", "constraint", "replica_identity")
         ]
-    return found
+    return _not_of_parents(found, {table.key: other.parent for table, _structure, other in unlike})
+
+
+def _not_of_parents(
+    found: Sequence[Difference], parents: Mapping[tuple[str, str], tuple[str, str] | None]
+) -> list[Difference]:
+    """What partitions don't share with their parent: what is done to its columns is done to theirs."""
+    columns = {(each.owner, each.name, each.source, each.target) for each in found if each.kind == "column"}
+    return [
+        each
+        for each in found
+        if each.kind != "column"
+        or each.owner is None
+        or (parents.get(each.owner), each.name, each.source, each.target) not in columns
+    ]
 
 
 def _lacks(table: Table, structure: Structure, wanted: Mapping[tuple[str, str], Table]) -> list[dict[str, str]]:

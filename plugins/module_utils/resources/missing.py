@@ -39,6 +39,10 @@ class Gap(NamedTuple):
     tables: Sequence[Table]
     attachments: Sequence[Attachment]
     left_out: Sequence[dict[str, str]]
+    parents: Sequence[int] = ()
+    """the tables on the source that the target has or gets, of which others may be partitions"""
+    widened: Sequence[Table] = ()
+    """the tables that get columns, which may need types and functions"""
 
     @property
     def words(self) -> list[str]:
@@ -65,14 +69,14 @@ def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], 
             continue
         if attachment.key in unfinished:
             continue
-        if attachment.kind == "key" and attachment.key in there:
-            continue
+        if attachment.key in there and (attachment.kind == "key" or attachment.inherited in known):
+            continue  # a partition has the indexes of its table, by whatever names
         reason = definitions.reason_to_leave_out(by_key[attachment.key], attachment.columns, attachment.refers, by_key)
         if reason:
             left_out.append({"name": attachment.name, "table": quoted(*attachment.key), "reason": reason})
         else:
             lacking.append(attachment)
-    return Gap(missing if "tables" in parts else [], lacking, left_out)
+    return Gap(missing if "tables" in parts else [], lacking, left_out, [table.oid for table in wanted])
 
 
 def refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None:
@@ -85,27 +89,48 @@ def refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None:
         )
 
 
-def scripts(source: Session, session: Session, gap: Gap, run_command: RunCommand) -> list[list[Any]]:
-    """What creates on the target what it lacks, by transactions: tables with their keys in one, the rest table by table."""
-    if not gap.tables and not gap.attachments:
-        return []
+class Scripts(NamedTuple):
+    """What creates on the target what it lacks."""
+
+    support: Sequence[Any] = ()
+    """schemas, types, functions, sequences"""
+    tables: Sequence[Any] = ()
+    """with their keys, for one transaction"""
+    rest: Sequence[Sequence[Any]] = ()
+    """indexes and constraints, table by table"""
+
+
+def scripts(source: Session, session: Session, gap: Gap, run_command: RunCommand) -> Scripts:
+    """What creates on the target what it lacks."""
+    if not gap.tables and not gap.attachments and not gap.widened:
+        return Scripts()
     new = {table.key for table in gap.tables}
-    keys = [a for a in gap.attachments if a.kind == "key" and a.key in new]
-    later = [a for a in gap.attachments if a not in keys]
     with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
         support = _Support(source, session, directory, gap, run_command)
+        # A partition that joins a table which is there has its indexes before, or the server would make others.
+        joining = set(support.late.values())
+        keys = [a for a in gap.attachments if a.key in new and (a.kind == "key" or a.attach and a.key in joining)]
+        later = [a for a in gap.attachments if a not in keys]
+        every = sorted(new | {attachment.key for attachment in later} | support.sequences)
+        if not every:
+            return Scripts(support.scripts)
         archive = Archive(os.path.join(directory, "tables"), source.version // 10000, run_command)
-        every = new | {attachment.key for attachment in later}
-        archive.dump(
-            source.endpoint,
-            [*column_types.BARE, *["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)]],
-        )
+        archive.dump(source.endpoint, [*column_types.BARE, *["--table=" + as_pattern(*key) for key in every]])
         entries = archive.entries()
-        tables_script = archive.script(picked(entries, support.identities, support.texts), session.version)
-        keys_script = archive.script(_of(entries, keys), session.version)
-        drops = _column_drops(source, gap.tables)
-        first = [*support.scripts, tables_script.whole, *drops, keys_script.whole]
-        return [first, *_table_by_table(archive.script(_of(entries, later), session.version), later)]
+        own = picked(entries, support.identities, support.texts)
+        sequences = [entry for entry in own if entry.text.startswith(support.sequence_texts)]
+        first = archive.script(sequences, session.version)
+        tables = archive.script([entry for entry in own if entry not in sequences], session.version)
+        keyed = archive.script(picked(entries, {a.identity for a in keys}, ()), session.version)
+        attached = {a.attach for a in keys if a.attach}
+        joined = archive.script(picked(entries, (), support.late), session.version)
+        indexes = archive.script(picked(entries, (), attached), session.version)
+        rest = archive.script(_of(entries, later), session.version)
+        return Scripts(
+            [*support.scripts, first.whole],
+            [tables.whole, *_column_drops(source, gap.tables), keyed.whole, joined.whole, indexes.whole],
+            list(_table_by_table(rest, later)),
+        )
 
 
 def _of(entries: Iterable[Entry], attachments: Sequence[Attachment]) -> list[Entry]:
@@ -143,13 +168,21 @@ class _Support:
     def __init__(self, source: Session, session: Session, directory: str, gap: Gap, run_command: RunCommand) -> None:
         relation = source.value("SELECT 'pg_class'::regclass::oid")
         namespace = source.value("SELECT 'pg_namespace'::regclass::oid")
-        starts = [(relation, table.oid) for table in gap.tables] + [a.identity for a in gap.attachments]
+        starts = [(relation, table.oid) for table in [*gap.tables, *gap.widened]] + [
+            a.identity for a in gap.attachments
+        ]
         needed = definitions.needed_objects(source, starts)
         there = definitions.existing(session, needed.values())
         lacking = {identity: words for identity, words in needed.items() if words not in there}
-        self.identities = set(lacking) - {a.identity for a in gap.attachments}
-        self.texts, owned = definitions.loose_ends(source, [table.oid for table in gap.tables])
+        widened = {(relation, table.oid) for table in gap.widened}
+        self.identities = set(lacking) - {a.identity for a in gap.attachments} - widened
+        new = [table.oid for table in gap.tables]
+        ends = definitions.loose_ends(source, new, gap.parents)
+        self.late = {end.text: end.key for end in ends if end.parent and end.parent not in new}
+        self.texts = {end.text for end in ends} - set(self.late)
+        owned = {end.key for end in ends if not end.parent}
         self.sequences = definitions.sequences(source, [oid for catalog, oid in lacking if catalog == relation]) - owned
+        self.sequence_texts = tuple("SEQUENCE {0} {1} ".format(*key) for key in self.sequences)
         schemas = definitions.schemas(source, [oid for catalog, oid in lacking if catalog == namespace])
         self.scripts: list[Any] = [compose("CREATE SCHEMA {name}", name=identifier(name)) for name in schemas]
         others = {identity for identity in self.identities if identity[0] not in (relation, namespace)}

@@ -25,15 +25,16 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     column_types,
     comparing,
     definitions,
-    differences,
+    difference,
     missing,
     tables,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.comparing import Comparison
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.differences import Difference
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Gap
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import Difference
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Gap, Scripts
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
 OPTIONS: dict[str, Any] = {
     "source": {"type": "dict", "options": SOURCE_OPTIONS},
@@ -47,12 +48,12 @@ OPTIONS: dict[str, Any] = {
         "choices": ["types", "tables", "indexes", "constraints"],
         "default": ["tables", "indexes", "constraints"],
     },
-    "mode": {"type": "str", "choices": ["check", *differences.MODES], "default": "check"},
+    "mode": {"type": "str", "choices": ["check", *difference.MODES], "default": "check"},
     "fail_on": {
         "type": "list",
         "elements": "str",
-        "choices": list(differences.CLASSES),
-        "default": [differences.APPLY, differences.PRIMARY],
+        "choices": list(difference.CLASSES),
+        "default": [difference.APPLY, difference.PRIMARY],
     },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
@@ -140,7 +141,7 @@ def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
 def _judge(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
     """Fail when there is something of the classes that the task is to fail on."""
     gap = comparison.gap(source, session, task.params["parts"])
-    task.describe(None, _script(task, source, session, comparison.differences, gap) or None)
+    _print(task, source, session, comparison.differences, gap)
     serious = [each for each in comparison.differences if each.breaks in task.params["fail_on"]]
     if serious:
         raise Refused(_sentence(session or source, serious), **task.outcome)
@@ -151,7 +152,7 @@ def _sentence(session: Session, serious: Sequence[Difference]) -> str:
     words = "; ".join(each.words for each in serious[:_SHOWN])
     more = "; and {0} more".format(len(serious) - _SHOWN) if len(serious) > _SHOWN else ""
     by_hand = sum(each.mended_by is None for each in serious)
-    modes = [mode for mode in differences.MODES if any(each.mended_by == mode for each in serious)]
+    modes = [mode for mode in difference.MODES if any(each.mended_by == mode for each in serious)]
     remedies = []
     if modes:
         remedies.append("Run it with mode={0} to mend {1}.".format(modes[-1], "the others" if by_hand else "that"))
@@ -164,21 +165,18 @@ def _mend(task: Task, source: Session, session: Session | None, comparison: Comp
     """Mend on the target what the mode covers, and refuse what stays broken."""
     mode = task.params["mode"]
     healing = comparison.mended_by(mode)
-    broken = [each for each in comparison.differences if each.breaks == differences.APPLY and each not in healing]
-    if mode == differences.CREATE:
+    broken = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
+    if mode == difference.CREATE:
         _refuse_unfit(broken)
     gap = comparison.gap(source, session, task.params["parts"])
-    alterations = [each for each in healing if each.mended_by != differences.CREATE]
-    task.describe(None, _script(task, source, session, alterations, gap) or None)
+    alterations = [each for each in healing if each.mended_by != difference.CREATE]
+    _print(task, source, session, alterations, gap)
     task.note(*[each.remedy for each in alterations])
     task.note(*gap.words)
     if session and not task.check_mode:
         orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
         missing.refuse_orphans(session, orphans)
-        with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
-            _alter(loader, alterations)
-            for steps in missing.scripts(source, session, gap, task.run_command):
-                missing.run(loader, steps)
+        _bring_about(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
     left = [each for each in broken if each.kind in _REFUSED]
     if left:
         raise Refused(_sentence(session or source, left), **task.outcome)
@@ -205,17 +203,30 @@ def _refuse_unfit(broken: Sequence[Difference]) -> None:
         )
 
 
+def _bring_about(endpoint: Endpoint, alterations: Sequence[Difference], scripts: Scripts) -> None:
+    """Create and alter: new columns may need new types, and new partitions columns that their parent gets only now."""
+    # What pg_restore writes sets its session up, too, so that alterations have their own.
+    with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
+        if alterations:
+            missing.run(loader, scripts.support)
+            with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as alterer:
+                _alter(alterer, alterations)
+        missing.run(loader, [*([] if alterations else scripts.support), *scripts.tables])
+        for steps in scripts.rest:
+            missing.run(loader, steps)
+
+
 def _alter(loader: Session, alterations: Sequence[Difference]) -> None:
     """Types first, each on its own, for a new label can't be used before it is committed; then table by table."""
     for each in alterations:
         if each.owner is None:
             for statement in each.statements:
                 loader.execute(statement)
-    by_owner: dict[tuple[str, str], list[Difference]] = {}
+    by_owner: dict[tuple[bool, tuple[str, str]], list[Difference]] = {}
     for each in alterations:
         if each.owner is not None:
-            by_owner.setdefault(each.owner, []).append(each)
-    for number, (owner, group) in enumerate(by_owner.items()):
+            by_owner.setdefault((each.rank == difference.ATTACH, each.owner), []).append(each)
+    for number, ((_last, owner), group) in enumerate(sorted(by_owner.items(), key=lambda item: item[0])):
         try:
             missing.run(loader, [statement for each in sorted(group, key=_rank) for statement in each.statements])
         except DistributedError as error:
@@ -228,26 +239,31 @@ def _rank(difference: Difference) -> int:
     return difference.rank
 
 
-def _script(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> str:
-    """The DDL that mends *found* and fills *gap*, for people; only they need it."""
-    if not task.diff_mode:
-        return ""
-    lines = []
-    for each in sorted(found, key=lambda each: each.mended_by == differences.CREATE):
-        where = "; on the source" if each.breaks == differences.PRIMARY and each.statements else ""
+def _print(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> None:
+    """Show the DDL that mends *found* and fills *gap*, if that is wanted. Ansible prints no diff of a task that fails."""
+    if task.diff_mode:
+        task.result["ddl"] = _lines(task, source, session, found, gap)
+        task.describe(None, "".join(line + "\n" for line in task.result["ddl"]))
+
+
+def _lines(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> list[str]:
+    scripts = missing.scripts(source, session, gap, task.run_command) if session else Scripts()
+    lines = missing.shown(session or source, scripts.support)
+    for each in sorted(found, key=lambda each: each.mended_by == difference.CREATE):
+        where = "; on the source" if each.breaks == difference.PRIMARY and each.statements else ""
         lines.append("-- {0} ({1}{2})".format(each.words, each.breaks, where))
-        if each.mended_by != differences.CREATE:
+        if each.mended_by != difference.CREATE:
             lines += ["{0};".format((session or source).text_of(statement)) for statement in each.statements]
-    if session:
-        for steps in missing.scripts(source, session, gap, task.run_command):
-            lines += missing.shown(session, steps)
-    return "\n".join(lines)
+    for steps in (scripts.tables, *scripts.rest):
+        lines += missing.shown(session or source, steps)
+    return lines
 
 
 def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:
     """The tables that the options name on the source, with their partitions."""
     if params["all_tables"]:
-        found = tables.in_schemas(source, None)
+        # What this collection remembers on a source that is a replica, too, is that server's own.
+        found = [table for table in tables.in_schemas(source, None) if table.schema != ledger.SCHEMA]
     else:
         found = tables.resolve(source, tables.parse_requests(params["tables"]) or [])
         keys = {table.key for table in found}

@@ -352,15 +352,16 @@ def missing_values(session: Session, columns: Iterable[tuple[int, str]]) -> dict
     """What rows have that were there when a column was added, for those of the *columns* (table, name) whose table keeps that.
 
     It is the value that the column's default had at that moment, see pg_attribute.attmissingval,
-    https://www.postgresql.org/docs/current/catalog-pg-attribute.html.
+    https://www.postgresql.org/docs/current/catalog-pg-attribute.html. Of a partitioned table, its partitions keep it.
     """
     pairs = list(columns)
     return {
-        (row.attrelid, row.attname): row.value
+        (row.oid, row.name): row.value
         for row in session.rows(
-            "SELECT a.attrelid, a.attname, (a.attmissingval::text::text[])[1] AS value FROM pg_attribute AS a"
-            " JOIN unnest(%s::oid[], %s::text[]) AS wanted(oid, name) ON a.attrelid = wanted.oid AND a.attname = wanted.name"
-            " WHERE a.atthasmissing",
+            "SELECT DISTINCT ON (w.oid, w.name) w.oid, w.name, (a.attmissingval::text::text[])[1] AS value"
+            " FROM unnest(%s::oid[], %s::text[]) AS w(oid, name), LATERAL (SELECT w.oid AS relid"
+            "  UNION SELECT relid FROM pg_partition_tree(w.oid)) AS holder"
+            " JOIN pg_attribute AS a ON a.attrelid = holder.relid WHERE a.attname = w.name AND a.atthasmissing",
             [[oid for oid, _name in pairs], [name for _oid, name in pairs]],
         )
     }

@@ -12,7 +12,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     raw,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.differences import (
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
     ADD,
     ALTER,
     APPLY,
