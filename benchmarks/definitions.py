@@ -44,9 +44,9 @@ END LOOP; END $$
 
 # What the target's tables are made to have, in turns.
 DIFFERENCES = (
-    "ALTER TABLE many.t{number} DROP COLUMN price",
+    "ALTER TABLE many.t{number} DROP COLUMN c3",
     "ALTER TABLE many.t{number} ALTER COLUMN status TYPE varchar(10)",
-    "ALTER TABLE many.t{number} ADD CONSTRAINT extra UNIQUE (c1)",
+    "ALTER TABLE many.t{number} ADD CONSTRAINT extra{number} UNIQUE (c1)",
     "ALTER TABLE many.t{number} ALTER COLUMN c2 SET NOT NULL",
     "DROP INDEX many.t{number}_at_idx",
 )

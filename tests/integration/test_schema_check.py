@@ -26,13 +26,12 @@ _ROWS = "rows that are there can't get a value"
 _LACKING = "what the default or the column needs is not created"
 _KEY = "said twice, and what breaks something is not what has the statements"
 _CHECK = "CHECK constraints are not created"
-_ATTACH = "a new partition is not attached to a table that is there"
-_PARTITION = "said of each partition, with statements that fail there"
 FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "added_forgotten": (_ROWS, ("by hand", ADD, APPLY)),
     "added_not_null": (_ROWS, ("by hand", ADD, APPLY)),
-    "added_serial": (_LACKING, ("by hand", ADD, APPLY)),
+    "added_serial": (_LACKING, ("by hand",)),
     "added_identity": ("the options of its sequence are lost", ("by hand", ADD, APPLY)),
-    "added_typed": (_LACKING, ("by hand", ADD, APPLY)),
+    "added_typed": (_LACKING, ("by hand",)),
     "int_text": ("text holds every number", ("found", CREATE, ADD)),
     "text_to_int": ("its default can't be cast", ("found", "by hand", CREATE, ADD, APPLY)),
     "generated_other": ("other values are no harm", ("found",)),
@@ -43,13 +42,7 @@ FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "identity_index": (_KEY, ("found", "by hand", ADD, APPLY)),
     "identity_without": (_KEY, ("found", "by hand", ADD, APPLY)),
     "identity_other": (_KEY, ("found", "by hand", APPLY)),
-    "part_lacking": (_ATTACH, (CREATE, ADD, APPLY)),
-    "part_deep": (_ATTACH, (CREATE, ADD, APPLY)),
-    "part_column": (_PARTITION, ("found", "by hand", ADD, APPLY)),
-    "part_type": (_PARTITION, ("found", "by hand", APPLY)),
-    "part_deep_column": (_PARTITION, ("found", "by hand", ADD, APPLY)),
     "check_lacking": (_CHECK, (CREATE, ADD, APPLY)),
-    "added_several": (_CHECK, (ADD, APPLY)),
     "part_index": ("of the parent ONLY", ("by hand", CREATE, ADD, APPLY)),
     "sequence_lacking": (_LACKING, ("by hand", APPLY)),
     "composite_type": ("a column uses it", ("found", "by hand", APPLY)),

@@ -258,7 +258,7 @@ def test_a_row_that_a_definition_refuses_is_said(shop: Pair) -> None:
 
 
 def test_the_number_of_queries_does_not_grow(primary: Cluster, replica: Cluster) -> None:
-    """With 500 tables as few as with 50, whether they are equal or not."""
+    """With 500 tables as few as with 50, whether they are equal or not. That of pg_dump does, so no index may be missing."""
     counts: dict[int, list[int]] = {}
     for tables in (50, 500):
         with pair_of(primary, replica) as pair:
@@ -272,7 +272,7 @@ def test_the_number_of_queries_does_not_grow(primary: Cluster, replica: Cluster)
                 connection.cursor() as cursor,
             ):
                 for number in range(1, tables + 1):
-                    cursor.execute(f"ALTER TABLE t{number} DROP a, ALTER b SET NOT NULL, ALTER c TYPE numeric(8, 2)")
+                    cursor.execute(f"ALTER TABLE t{number} DROP b, ALTER a SET NOT NULL, ALTER c TYPE numeric(8, 2)")
             counts[tables].append(counted(pair))
     assert counts[50] == counts[500]
     assert max(counts[50]) < 60
