@@ -43,6 +43,7 @@ FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "identity_without": (_KEY, ("found", "by hand", ADD, APPLY)),
     "identity_other": (_KEY, ("found", "by hand", APPLY)),
     "check_lacking": (_CHECK, (CREATE, ADD, APPLY)),
+    "added_several": (_CHECK, (ADD, APPLY)),
     "part_index": ("of the parent ONLY", ("by hand", CREATE, ADD, APPLY)),
     "sequence_lacking": (_LACKING, ("by hand", APPLY)),
     "composite_type": ("a column uses it", ("found", "by hand", APPLY)),
@@ -217,16 +218,20 @@ def test_a_mode_mends_what_it_says_and_nothing_else(world: World, mode: str) -> 
                     here, there = rows(copied, case)
                     assert here and here == there, case.schema
         if mode == APPLY:
-            same = [case for case in cases if not case.of(left)]
+            # Sequences that serial columns had or have are no columns', and tables of the target alone stay.
+            others = ("added_serial", "identity_serial", "part_extra")
+            same = [case for case in cases if not case.of(left) and case.schema not in others]
             assert len(same) > 60
-            assert dumped(copied, same) == ""
+            difference = dumped(copied, same)
+            assert not difference, difference
 
 
 def dumped(pair: Pair, cases: list[Case]) -> str:
     """What pg_dump finds different, in whatever order."""
     schemas = [f"--schema={case.quoted}" for case in cases]
     here, there = (
-        sorted(line.rstrip(",") for line in copies.definitions(place, *schemas)) for place in (pair.source, pair.target)
+        sorted(line.rstrip(",") for line in copies.definitions(place, "--no-acl", *schemas) if line[:2] != "--")
+        for place in (pair.source, pair.target)
     )
     assert len(here) > 500
     return copies.changed_lines(here, there)
@@ -252,7 +257,8 @@ def _mends(world: World, case: Case, mode: str) -> None:
         options = world.options(copied, mode=mode, schemas=[case.schema])
         assert copied.target.converge("pgml_schema", **options)["changed"]
         left = copied.target.ok("pgml_schema", **{**options, "mode": "check"})["differences"]
-        assert not rest(left, mode) or seen(left) == [each for each in case.expected if each[1] not in upto(mode)]
+        expected = [each for each in case.expected if each[1] not in upto(mode)]
+        assert [each for each in seen(left) if not each[2].endswith("stays")] == expected
 
 
 @pytest.mark.parametrize("mode", [CREATE, ADD, APPLY])
