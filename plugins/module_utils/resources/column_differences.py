@@ -151,16 +151,18 @@ def _column(sides: Sides, name: str, source: Column, target: Column) -> Iterable
     if (source.generated or target.generated) and source._replace(not_null=False) != target._replace(not_null=False):
         yield from _generated(sides, name, source, target)
         return
-    alters = (source.type, source.collation) != (target.type, target.collation)
-    if alters:
-        yield _type(sides, name, source, target)
+    retyped = False
+    if (source.type, source.collation) != (target.type, target.collation):
+        difference = _type(sides, name, source, target)
+        retyped = bool(difference.steps)  # which take the default along
+        yield difference
     if source.not_null != target.not_null:
         yield _nullable(sides, name, source, target)
     if source.generated:
         return
     if source.identity != target.identity and not sides.source.is_partition and not sides.target.is_partition:
         yield _column_identity(sides, name, source, target)
-    if not alters and not _same_default(sides, source, target):
+    elif not retyped and not _same_default(sides, source, target):
         yield sides.found(
             HARMLESS,
             "column",
@@ -282,13 +284,18 @@ def _column_identity(sides: Sides, name: str, source: Column, target: Column) ->
         "GENERATED {0} AS IDENTITY".format(IDENTITIES[each.identity]) if each.identity else None
         for each in (source, target)
     )
+    steps = [(TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name)))]
+    if source.default != target.default:  # a column has either
+        steps.insert(
+            0 if source.identity else 1, (LOOSEN if source.identity else TIGHTEN, _set_default(sides, name, source))
+        )
     return sides.found(
         HARMLESS,
         "column",
         name,
         (here, there),
         "is {0} on the source and {1} on the target".format(here or "no identity column", there or "none"),
-        steps=((TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name))),),
+        steps=tuple(steps),
         mended_by=ALTER,
         remedy="Alter the identity of column {0} of {1}".format(quoted(name), sides.table.label),
     )

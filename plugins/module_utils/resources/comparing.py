@@ -133,9 +133,14 @@ def compare(source: Session, session: Session | None, wanted: Sequence[Table], p
         found += type_differences.of_extensions(extensions, here.extensions, there.extensions)
         found += type_differences.of_databases(here.database, there.database)
     found = [each for each in found if _is_asked_for(each, parts)]
-    found.sort(key=lambda each: difference.CLASSES.index(each.breaks))
+    found.sort(key=_order)
     standings = _standings(here.sequences, there.sequences if there else _NOTHING)
     return Comparison(wanted, here.types, found, left_out, standings)
+
+
+def _order(each: Difference) -> tuple[int, tuple[str, ...], int]:
+    """What breaks something first, object by object in the order in which statements have to run."""
+    return difference.CLASSES.index(each.breaks), each.owner or (), each.steps[0][0] if each.steps else 0
 
 
 def _origin(attachment: Attachment, others: Mapping[Any, Attachment]) -> tuple[Any, str]:

@@ -163,7 +163,9 @@ class _Support:
     def __init__(self, source: Session, session: Session, directory: str, gap: Gap, run_command: RunCommand) -> None:
         relation = source.value("SELECT 'pg_class'::regclass::oid")
         namespace = source.value("SELECT 'pg_namespace'::regclass::oid")
-        starts = [(relation, table.oid) for table in gap.tables] + [a.identity for a in gap.attachments] + [*gap.altered]
+        starts = (
+            [(relation, table.oid) for table in gap.tables] + [a.identity for a in gap.attachments] + [*gap.altered]
+        )
         needed = definitions.needed_objects(source, starts)
         there = definitions.existing(session, needed.values())
         lacking = {identity: words for identity, words in needed.items() if words not in there}

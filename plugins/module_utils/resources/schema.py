@@ -30,6 +30,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     missing,
     tables,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.column_types import Lack
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.comparing import Comparison
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import Difference
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Scripts
@@ -104,16 +105,19 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
 def _bring(task: Task, source: Session, session: Session | None) -> None:
     task.result["left_out"] = []
     parts = set(task.params["parts"])
+    lack = None
     if "types" in parts:
         if task.params["mode"] == "check":
             raise Refused("parts holds types, which are only brought: use mode=create_missing for them.")
-        _bring_types(task, source, session)
+        lack = _lacking_types(task, source, session)
     if parts - {"types"}:
-        _bring_tables(task, source, session)
+        _bring_tables(task, source, session, lack)
+    elif lack:
+        _bring_types(task, source, session, lack)
 
 
-def _bring_types(task: Task, source: Session, session: Session | None) -> None:
-    """The types that columns need, whether the tables are to come or not."""
+def _lacking_types(task: Task, source: Session, session: Session | None) -> Lack:
+    """The types that columns need and the target lacks, whether the tables are to come or not."""
     lack = column_types.read(source, session, task.params)
     task.note(*["Create {0}".format(words) for words in lack.words])
     if "tables" not in task.params["parts"]:
@@ -121,12 +125,16 @@ def _bring_types(task: Task, source: Session, session: Session | None) -> None:
     if session:
         with task.lenient():
             column_types.refuse_unfit(source, session, lack)
+    return lack
+
+
+def _bring_types(task: Task, source: Session, session: Session | None, lack: Lack) -> None:
     if session and not task.check_mode:
         with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
             missing.run(loader, column_types.statements(source, session, lack, task.run_command))
 
 
-def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
+def _bring_tables(task: Task, source: Session, session: Session | None, lack: Lack | None) -> None:
     """Compare, and do what the mode says."""
     wanted = requested(source, task.params)
     comparison = comparing.compare(source, session, wanted, task.params["parts"])
@@ -136,7 +144,7 @@ def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
     if task.params["mode"] == "check":
         _judge(task, source, session, comparison)
     else:
-        _mend(task, source, session, comparison)
+        _mend(task, source, session, comparison, lack)
 
 
 def _judge(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
@@ -165,7 +173,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _mend(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
+def _mend(task: Task, source: Session, session: Session | None, comparison: Comparison, lack: Lack | None) -> None:
     """Mend on the target what the mode covers, and refuse what stays broken."""
     mode = task.params["mode"]
     healing = comparison.mended_by(mode)
@@ -183,6 +191,8 @@ def _mend(task: Task, source: Session, session: Session | None, comparison: Comp
     if session and not task.check_mode:
         orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
         missing.refuse_orphans(session, orphans - {each.owner for each in alterations if each.kind == "table"})
+        if lack:
+            _bring_types(task, source, session, lack)
         _bring_about(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
     left = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
     left = [each for each in left if each.kind != "database"]

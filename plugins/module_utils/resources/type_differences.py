@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Iterable, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -190,19 +191,35 @@ def _alter_domain(type_: str, action: str, **parts: Any) -> Any:
 def _composite(type_: str, source: Type, target: Type) -> Iterable[Difference]:
     """A value of a composite type travels as its attributes in order, without their names."""
     here, there = list(source.attributes.items()), list(target.attributes.items())
-    if [column for _name, column in here] == [column for _name, column in there]:
-        for (name, column), (other, _same) in zip(here, there):
-            if name != other:
-                yield _renamed_attribute(type_, name, other, column)
+    renamed = [(name, other, column) for (name, column), (other, _) in zip(here, there) if name != other]
+    if [column for _, column in here] == [column for _, column in there] and not (
+        {name for name, _other, _ in renamed} & {name for name, _ in there}
+    ):
+        for name, other, column in renamed:
+            yield _renamed_attribute(type_, name, other, column)
     elif here[: len(there)] == there:
         for name, column in here[len(there) :]:
             yield _missing_attribute(type_, name, column)
+    elif there[: len(here)] == here:
+        for name, column in there[len(here) :]:
+            yield _attribute_of_the_target(type_, name, column)
     else:
-        values = tuple(
-            ", ".join("{0} {1}".format(quoted(name), column) for name, column in each) for each in (here, there)
-        )
-        words = "has ({0}) on the source and ({1}) on the target".format(*values)
-        yield _found(APPLY, type_, None, (values[0], values[1]), words, unfit=True)
+        shown = [", ".join("{0} {1}".format(quoted(name), column) for name, column in each) for each in (here, there)]
+        words = "has ({0}) on the source and ({1}) on the target".format(*shown)
+        yield _found(APPLY, type_, None, (shown[0], shown[1]), words, unfit=True)
+
+
+def _attribute_of_the_target(type_: str, name: str, column: Column) -> Difference:
+    return _found(
+        APPLY,
+        type_,
+        name,
+        (None, str(column)),
+        "is on the target only, so that values don't fit",
+        steps=_steps(_alter_type(type_, "DROP ATTRIBUTE {name}", name=identifier(name))),
+        mended_by=ALTER,
+        remedy="Drop attribute {0} of type {1}".format(quoted(name), type_),
+    )
 
 
 def _renamed_attribute(type_: str, name: str, other: str, column: Column) -> Difference:
@@ -295,6 +312,8 @@ def of_extensions(needed: Iterable[str], source: Mapping[str, str], target: Mapp
                 dumped=True,
             )
         elif here != there:
+            action = "ALTER EXTENSION {name} UPDATE TO {version}"
+            statement = compose(action, name=identifier(name), version=literal(here))
             yield Difference(
                 HARMLESS,
                 "extension",
@@ -303,7 +322,12 @@ def of_extensions(needed: Iterable[str], source: Mapping[str, str], target: Mapp
                 here,
                 there,
                 "extension {0} is version {1} on the source and {2} on the target".format(quoted(name), here, there),
+                ((IDENTIFY, statement),) if _numbers(here) > _numbers(there) else (),
             )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def of_databases(source: Database, target: Database) -> Iterable[Difference]:
