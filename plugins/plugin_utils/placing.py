@@ -80,6 +80,8 @@ def _merged(context: Context, table: str | None, parts: list[Part]) -> Placed:
     placed.transactional = all(part.transactional for part in parts)
     placed.before = [each for part in parts for each in part.before] if order == PRIMARY_FIRST else []
     placed.warnings = [part.warning for part in parts if part.warning]
+    # A rerun can't tell otherwise which statement of a step it goes before.
+    placed.alone = placed.alone or bool(placed.before)
     if order == TOGETHER:
         placed.replica, placed.pins = pinned(context, table, parts)
     placed.primary = republished(context, table, parts)
