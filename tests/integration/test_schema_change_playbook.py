@@ -240,9 +240,8 @@ def test_columns_are_added_while_rows_are_written(servers: Servers) -> None:
     with writing(servers.primary) as writer:
         run = servers.changed(*ADDITIONS)
         wait_for(lambda: any("SET age" in text for text in writer.done), 30, "the new columns to be written")
-    for host, counts in run.recap.items():
-        assert counts["changed"] > 0, host
-        assert checked.recap[host]["changed"] == counts["changed"], host
+    for host in ("prod", "ml-1", "ml-2"):
+        assert run.recap[host]["changed"] == checked.recap[host]["changed"] > 0, checked.output
     servers.equal()
     there = columns(servers.primary, "people")
     for place in servers.replicas.values():
