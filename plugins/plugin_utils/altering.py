@@ -37,7 +37,25 @@ def part(context: Context, name: str, facts: dict[str, Any], command: Any) -> Pa
     if subtype not in _PARTS:
         words = "{0} of {1}, which is not part of what is kept equal: run it where you want it"
         raise Misplaced(words.format(_UNKEPT.get(subtype, "alters a property ({0})".format(subtype[3:])), name))
+    _check_column(context, name, facts, command)
     return _PARTS[subtype](context, name, facts, command)
+
+
+def _check_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> None:
+    """Refuse beforehand what a server would refuse in the middle of the change."""
+    subtype = nodes.option(command.subtype)
+    if subtype == "AT_AddColumn" and not command.missing_ok:
+        listed = context.listed(name, facts)
+        left_out = listed is not None and command.def_.colname not in (context.scope.columns(name) or ())
+        for server in [context.base] if left_out else context.waiting:
+            if command.def_.colname in server.relations.get(name, {}).get("columns", {}):
+                words = "adds column {0}, which {1} has already on {2}"
+                raise Misplaced(words.format(quoted(command.def_.colname), name, server.host))
+    if subtype in _OF_COLUMNS and facts["columns"] and not command.missing_ok:
+        added = [each.def_.colname for each in context.node.cmds if nodes.option(each.subtype) == "AT_AddColumn"]
+        if command.name not in facts["columns"] and command.name not in added:
+            words = "is about column {0}, which {1} does not have on {2}"
+            raise Misplaced(words.format(quoted(command.name), name, context.base.host))
 
 
 def refuse_cascade(behavior: Any) -> None:
@@ -160,9 +178,22 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     if column in facts["key"]:
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
-    elif any(_rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas):
+    _check_replicas(context, name, listed, command)
+    if column not in facts["key"] and any(
+        _rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas
+    ):
         found.before = [loosened(name, column)]
     return found
+
+
+def _check_replicas(context: Context, name: str, listed: list[str] | None, command: Any) -> None:
+    if command.missing_ok or listed is not None and command.name not in listed:
+        return
+    for replica in context.replicas:
+        columns = replica.relations.get(name, {}).get("columns") or {}
+        if columns and command.name not in columns:
+            words = "drops column {0} of {1}, which is not on {2}: write IF EXISTS"
+            raise Misplaced(words.format(quoted(command.name), name, replica.host))
 
 
 def _rejects_rows_without(facts: dict[str, Any] | None, column: str) -> bool:
@@ -421,6 +452,19 @@ def _refuse_via_root(context: Context, name: str, what: str) -> None:
         words = "{0} {1}, which is published by its root: rows of the partition would be copied twice or be missed"
         raise Misplaced(words.format(what, name))
 
+
+_OF_COLUMNS = (
+    "AT_DropColumn",
+    "AT_ColumnDefault",
+    "AT_DropNotNull",
+    "AT_SetNotNull",
+    "AT_AddIdentity",
+    "AT_SetIdentity",
+    "AT_DropIdentity",
+    "AT_SetExpression",
+    "AT_DropExpression",
+    "AT_AlterColumnType",
+)
 
 _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
     "AT_AddColumn": _add_column,

@@ -105,7 +105,7 @@ def parsed(text: str) -> Any:
 def printed(node: Any) -> str:
     """A parse tree as text."""
     text: str = RawStream()(node)
-    return text
+    return text.strip()
 
 
 def _label(number: int, line: int | None) -> str:
@@ -219,8 +219,8 @@ def beside(name: str, other: str) -> str:
 
 
 def text_literal(text: str) -> str:
-    """A text as it is written in a statement; without backslashes, which are read in two ways."""
-    return "'{0}'".format(text.replace("\\", "/").replace("'", "''"))
+    """A text as it is written in a statement."""
+    return "'{0}'".format(text.replace("'", "''"))
 
 
 def expression(text: str) -> Any:

@@ -192,6 +192,15 @@ def _rename(context: Context) -> tuple[str | None, list[Part]]:
 def _rename_column(context: Context, name: str, facts: dict[str, Any]) -> Part:
     old, new = context.node.subname, context.node.newname
     words = "renames column {0} of {1} to {2}".format(quoted(old), name, quoted(new))
+    for server in context.waiting:
+        columns = server.relations.get(name, {}).get("columns") or {}
+        if columns and (old not in columns or new in columns):
+            why = (
+                "has no column {0}".format(quoted(old))
+                if old not in columns
+                else "has column {0} already".format(quoted(new))
+            )
+            raise Misplaced("{0}, but {1} {2} on {3}".format(words, name, why, server.host))
     listed = context.scope.columns(name)
     if listed and old in listed:
         raise Misplaced("{0}, but pgml_distributions lists the old name: write the new one there".format(words))
