@@ -72,7 +72,7 @@ def _step(number: int, group: Sequence[Placed]) -> Iterator[str]:
         return
     yield from _rows(ours, left=False)
     if order == PRIMARY_FIRST:
-        yield from _row("-- wait until what the primary did before is applied", "")
+        yield from _row("-- wait until all rows up to here are applied", "")
     elif order == TOGETHER:
         yield from _row("-- apply stops here", "")
     if order != PRIMARY_ONLY:

@@ -275,7 +275,7 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("ALTER TABLE parts DETACH PARTITION part_1 CONCURRENTLY", "write it without"),
         ("ALTER TABLE users RENAME TO people", "pgml_distributions lists the old name"),
         ("ALTER TABLE loose RENAME TO lost", "would take it out of distribution shop"),
-        ("ALTER TABLE loose RENAME TO orders", "pgml_distributions"),
+        ("ALTER TABLE loose RENAME TO orders", "which exists already on prod-db"),
         ("CREATE INDEX CONCURRENTLY ON users (age)", "has no name"),
         ("CREATE INDEX CONCURRENTLY i ON parts (age)", "which is partitioned"),
         ("DROP INDEX CONCURRENTLY users_name, users_name", "PostgreSQL drops one at a time"),
@@ -458,7 +458,7 @@ LISTED = {"name": "shop", "tables": [{"name": "users", "columns": ["id", "name",
             "ALTER TABLE users ADD new int",
             A,
             "ALTER TABLE users ADD new int;\nALTER PUBLICATION pub DROP TABLE ONLY public.users;\n"
-            "ALTER PUBLICATION pub ADD TABLE ONLY public.users (id, name, new) WHERE (id > 0)",
+            "ALTER PUBLICATION pub ADD TABLE ONLY public.users(id, name, new) WHERE (id > 0)",
         ),
         ("ALTER TABLE users RENAME age TO years", P, None),
     ],
@@ -480,7 +480,7 @@ def test_a_column_leaves_the_list_before_it_is_dropped():
     (phase,) = plan("ALTER TABLE users DROP age", **sides)["phases"]
     assert phase["primary"][0]["sql"].split(";\n") == [
         "ALTER PUBLICATION pgml_shop DROP TABLE ONLY public.users",
-        "ALTER PUBLICATION pgml_shop ADD TABLE ONLY public.users (id, name) WHERE (id > 0)",
+        "ALTER PUBLICATION pgml_shop ADD TABLE ONLY public.users(id, name) WHERE (id > 0)",
         "ALTER TABLE users DROP age",
     ]
     assert "still lists: take it out there" in refusal("ALTER TABLE users DROP name", **sides)
@@ -542,10 +542,10 @@ def test_an_identity_that_is_an_index_is_not_dropped_lightly():
 
 
 def test_what_is_done_everywhere_is_left_out():
-    sql = "ALTER TABLE users ADD a int; ALTER TABLE loose RENAME TO new; ALTER TABLE new RENAME age TO b; CREATE TABLE stock.x (i int)"
+    sql = "ALTER TABLE users ADD a int; ALTER TABLE loose RENAME TO new; ALTER TABLE new RENAME age TO b;"
     after = {"public.new": table("name", "age", "mood"), "public.users": table("name", "age", "mood", "a")}
     there = server(2, after, ["public.loose"])
-    sql = sql.replace("(i int)", "(i int PRIMARY KEY)")
+    sql += "CREATE TABLE stock.x (i int PRIMARY KEY)"
     made = plan(sql, primary=there, replicas={"ml-1": there}, allow=True)
     assert [(phase["order"], phase["first"], phase["last"]) for phase in made["phases"]] == [(T, 3, 3), (A, 4, 4)]
     assert "-- statement 2 (line 1) is done already" in "\n".join(made["lines"])
@@ -576,6 +576,20 @@ def test_what_an_unfinished_run_has_made_is_still_made_by_the_change():
     assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(A, 2)]
     ahead = plan(sql, primary=server(), replicas={"ml-1": there})
     assert [phase["first"] for phase in ahead["phases"]] == [1]
+
+
+def test_a_replica_that_joined_afterwards_has_nothing_to_do():
+    sql = "ALTER TABLE users DROP age; ALTER TABLE users RENAME mood TO feeling"
+    after = {"public.users": table("name", "feeling")}
+    newcomer = server(change={"public.users": table("name", "feeling", "own")})
+    old, begun = server(), server(change=after, begun=True)
+    done = server(2, after)
+    assert plan(sql, primary=done, replicas={"ml-1": newcomer})["phases"] == []
+    assert [phase["first"] for phase in plan(sql, primary=done, replicas={"ml-1": old})["phases"]] == [1, 2]
+    # What it may have begun is not taken for done, nor what can't be seen.
+    assert "does not have" in refusal(sql, primary=done, replicas={"ml-1": begun})
+    unseen = "ALTER TYPE mood RENAME VALUE 'a' TO 'b'"
+    assert plan(unseen, primary=server(1), replicas={"ml-1": server()})["gate"]
 
 
 def test_another_change_comes_first():
@@ -663,7 +677,7 @@ def test_names_are_found():
     ]
     assert found["types"] == ["stock.mood", "public.feeling", "public.d", "public.t", "public.u"]
     assert found["functions"] == ["f", "now", "pg_catalog.lower"]
-    assert found["total"] == 10 and re.fullmatch("[0-9a-f]{12}", found["change"])
+    assert found["total"] == 11 and re.fullmatch("[0-9a-f]{12}", found["change"])
 
 
 def test_a_change_is_known_by_its_statements():
@@ -687,6 +701,46 @@ def test_thousands_of_statements_are_placed_soon():
 
 
 VIEW = """\
+Schema change CHANGE of distribution shop, 5 statements
+
+replicas (ml-1, ml-2)                                        | primary (prod-db)
+-------------------------------------------------------------+-------------------------------------------------------------
+
+Step 1, replicas first
+  statement 1 (line 1) adds column a to public.users
+ 1 ALTER TABLE users ADD COLUMN a int;                       |
+                                                             |  1 ALTER TABLE users ADD COLUMN a int;
+
+Step 2, together
+  statement 2 (line 2) adds column created_at to public.users; the rows that are there get the value that the primary gave
+    them
+                                                             |  2 ALTER TABLE users ADD created_at timestamptz NOT NULL
+                                                             |      DEFAULT now();
+-- apply stops here                                          |
+ 2 ALTER TABLE users ADD COLUMN created_at timestamptz NOT   |
+   NULL DEFAULT (the value at the source), ALTER COLUMN      |
+   created_at SET DEFAULT now();                             |
+-- and goes on                                               |
+
+Step 3, primary first
+  statement 3 (line 4) builds index users_age on public.users; runs outside of a transaction
+                                                             |  3 CREATE INDEX CONCURRENTLY users_age ON users (age);
+-- wait until all rows up to here are applied                |
+ 3 CREATE INDEX CONCURRENTLY users_age ON users (age);       |
+
+Step 4, together
+  statement 4 (line 5) changes the type of column age of public.users to bigint; locks public.users while it is rewritten
+                                                             |  4 ALTER TABLE users ALTER COLUMN age TYPE bigint;
+-- apply stops here                                          |
+ 4 ALTER TABLE users ALTER COLUMN age TYPE bigint;           |
+-- and goes on                                               |
+
+Step 5, on the primary only
+  statement 5 (line 6) adds a foreign key from public.users to public.logs; public.logs is not in distribution shop
+                                                             |  5 ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs
+                                                             |    NOT VALID;
+
+5 statements, 5 steps; writes to public.users wait while statement 4 rewrites it.
 """
 
 
