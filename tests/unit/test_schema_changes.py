@@ -352,6 +352,10 @@ def test_all_problems_are_told_at_once():
         ("CREATE TABLE x (LIKE users); ALTER TABLE parts ATTACH PARTITION x DEFAULT", [A, R]),
         ("CREATE TABLE x PARTITION OF parts DEFAULT; ALTER TABLE x ALTER age SET NOT NULL", [A, R]),
         ("ALTER TABLE loose RENAME TO new; ALTER TABLE new RENAME age TO b; ALTER TABLE new DROP b", [T, T, R]),
+        (
+            "ALTER TABLE users ADD CONSTRAINT f FOREIGN KEY (age) REFERENCES logs NOT VALID; ALTER TABLE users VALIDATE CONSTRAINT f",
+            [P, P],
+        ),
         ("ALTER TYPE mood RENAME TO m2; ALTER TYPE m2 ADD VALUE 'x'", [T, A]),
         ("ALTER TABLE users ADD x int; ALTER TABLE users ALTER x SET DEFAULT 5; ALTER TABLE users DROP x", [A, A, R]),
         ("ALTER TABLE users ADD x int, ALTER x SET DEFAULT 5", [A]),
@@ -586,6 +590,8 @@ def test_a_replica_that_joined_afterwards_has_nothing_to_do():
     done = server(2, after)
     assert plan(sql, primary=done, replicas={"ml-1": newcomer})["phases"] == []
     assert [phase["first"] for phase in plan(sql, primary=done, replicas={"ml-1": old})["phases"]] == [1, 2]
+    dropped = server(1, {"public.users": table("name", "mood")})
+    assert plan("ALTER TABLE users DROP age", primary=dropped, replicas={"ml-1": old})["phases"]
     # What it may have begun is not taken for done, nor what can't be seen.
     assert "does not have" in refusal(sql, primary=done, replicas={"ml-1": begun})
     unseen = "ALTER TYPE mood RENAME VALUE 'a' TO 'b'"
@@ -628,6 +634,12 @@ def test_every_syntax_error_is_told_with_its_line():
         '- statement 5 (line 7): unterminated quoted string at or near "\'ü;\n".'.splitlines()[0],
         '".',
     ]
+
+
+def test_semicolons_in_parentheses_part_nothing():
+    with pytest.raises(AnsibleFilterError) as error:
+        ddl.read("CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2); ALTER TABEL x")
+    assert str(error.value).startswith("The statements can't be read: statement 2 (line 1): ")
 
 
 @pytest.mark.parametrize(
