@@ -353,7 +353,8 @@ def test_all_problems_are_told_at_once():
         ("CREATE TABLE x PARTITION OF parts DEFAULT; ALTER TABLE x ALTER age SET NOT NULL", [A, R]),
         ("ALTER TABLE loose RENAME TO new; ALTER TABLE new RENAME age TO b; ALTER TABLE new DROP b", [T, T, R]),
         (
-            "ALTER TABLE users ADD CONSTRAINT f FOREIGN KEY (age) REFERENCES logs NOT VALID; ALTER TABLE users VALIDATE CONSTRAINT f",
+            "ALTER TABLE users ADD CONSTRAINT f FOREIGN KEY (age) REFERENCES logs NOT VALID;"
+            "ALTER TABLE users VALIDATE CONSTRAINT f",
             [P, P],
         ),
         ("ALTER TYPE mood RENAME TO m2; ALTER TYPE m2 ADD VALUE 'x'", [T, A]),
