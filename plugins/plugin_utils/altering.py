@@ -6,10 +6,8 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, defaults, nodes
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import not_null_of
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import constraining, ddl, defaults, nodes
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
-    BUILDS,
     PRIMARY_FIRST,
     PRIMARY_ONLY,
     READS,
@@ -37,7 +35,25 @@ def part(context: Context, name: str, facts: dict[str, Any], command: Any) -> Pa
     if subtype not in _PARTS:
         words = "{0} of {1}, which is not part of what is kept equal: run it where you want it"
         raise Misplaced(words.format(_UNKEPT.get(subtype, "alters a property ({0})".format(subtype[3:])), name))
+    _check_column(context, name, facts, command)
     return _PARTS[subtype](context, name, facts, command)
+
+
+def _check_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> None:
+    """Refuse beforehand what a server would refuse in the middle of the change."""
+    subtype = nodes.option(command.subtype)
+    if subtype == "AT_AddColumn" and not command.missing_ok:
+        listed = context.listed(name, facts)
+        left_out = listed is not None and command.def_.colname not in (context.scope.columns(name) or ())
+        for server in [context.base] if left_out else context.waiting:
+            if command.def_.colname in server.relations.get(name, {}).get("columns", {}):
+                words = "adds column {0}, which {1} has already on {2}"
+                raise Misplaced(words.format(quoted(command.def_.colname), name, server.host))
+    if subtype in _OF_COLUMNS and facts["columns"] and not command.missing_ok:
+        added = [each.def_.colname for each in context.node.cmds if nodes.option(each.subtype) == "AT_AddColumn"]
+        if command.name not in facts["columns"] and command.name not in added:
+            words = "is about column {0}, which {1} does not have on {2}"
+            raise Misplaced(words.format(quoted(command.name), name, context.base.host))
 
 
 def refuse_cascade(behavior: Any) -> None:
@@ -160,9 +176,22 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     if column in facts["key"]:
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
-    elif any(_rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas):
+    _check_replicas(context, name, listed, command)
+    if column not in facts["key"] and any(
+        _rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas
+    ):
         found.before = [loosened(name, column)]
     return found
+
+
+def _check_replicas(context: Context, name: str, listed: list[str] | None, command: Any) -> None:
+    if command.missing_ok or listed is not None and command.name not in listed:
+        return
+    for replica in context.replicas:
+        columns = replica.relations.get(name, {}).get("columns") or {}
+        if columns and command.name not in columns:
+            words = "drops column {0} of {1}, which is not on {2}: write IF EXISTS"
+            raise Misplaced(words.format(quoted(command.name), name, replica.host))
 
 
 def _rejects_rows_without(facts: dict[str, Any] | None, column: str) -> bool:
@@ -191,164 +220,6 @@ def _column_default(context: Context, name: str, facts: dict[str, Any], command:
         "drops" if command.def_ is None else "sets", quoted(command.name), name
     )
     return Part(REPLICAS_FIRST, words, columns=[command.name])
-
-
-def _set_not_null(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    return _not_null(context, name, facts, command.name)
-
-
-def _not_null(context: Context, name: str, facts: dict[str, Any], column: str) -> Part:
-    found = Part(PRIMARY_FIRST, "sets column {0} of {1} NOT NULL".format(quoted(column), name), columns=[column])
-    proven = any(each.get("valid") and _proves(each, column) for each in facts["constraints"].values())
-    known = facts["columns"].get(column, {}).get("not_null")
-    if not (proven or known or context.is_small(facts)):
-        found.blocks = READS
-        found.consent = (
-            "{0}, which reads the whole table while it is locked: first add CHECK ({1} IS NOT NULL) NOT VALID, "
-            "VALIDATE it, then SET NOT NULL, then drop the check"
-        ).format(found.words, quoted(column))
-    return found
-
-
-def _proves(constraint: dict[str, Any], column: str) -> bool:
-    """Whether a constraint says that a column is not null, by its tree or by its text as the server prints it."""
-    if "not_null_of" in constraint:
-        return bool(constraint["not_null_of"] == column)
-    if constraint.get("type") != "c" or not constraint.get("expression"):
-        return False
-    try:
-        tree = ddl.parsed("ALTER TABLE t ADD {0}".format(constraint["expression"]))
-    except Exception:  # an expression of a newer server, say
-        return False
-    return not_null_of(tree.cmds[0].def_) == column
-
-
-def _add_constraint(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    node = command.def_
-    kind = nodes.option(node.contype)
-    what = "constraint {0}".format(quoted(node.conname)) if node.conname else "a constraint"
-    if kind == "CONSTR_NOTNULL":
-        return _not_null(context, name, facts, nodes.strings(node.keys)[0])
-    if kind == "CONSTR_PRIMARY":
-        return _add_primary_key(context, name, facts, node)
-    if kind in ("CONSTR_UNIQUE", "CONSTR_EXCLUSION"):
-        return _add_unique(context, name, facts, node, what)
-    columns = nodes.strings(node.fk_attrs) or nodes.columns(node.raw_expr)
-    found = Part(PRIMARY_FIRST, "adds {0} to {1}".format(what, name), columns=columns)
-    if kind == "CONSTR_FOREIGN":
-        found.words = "adds {0} from {1} to {2}".format(
-            what.replace("constraint", "foreign key", 1), name, nodes.relation(node.pktable)
-        )
-        place_foreign_key(context, name, node, found)
-    if not (node.skip_validation or context.is_small(facts)):
-        found.blocks = READS
-        found.consent = (
-            "{0}, which reads the whole table while it is locked: add it NOT VALID, then VALIDATE CONSTRAINT"
-        ).format(found.words)
-    return found
-
-
-def place_foreign_key(context: Context, name: str, node: Any, found: Part) -> None:
-    """A foreign key to what the replicas don't have, or have in part, stays on the primary."""
-    other = nodes.relation(node.pktable)
-    if other == name:
-        return
-    held = context.base.relations.get(other)
-    if held is None:
-        raise Misplaced("references {0}, which does not exist on {1}".format(other, context.base.host))
-    if not context.is_inside(held):
-        found.order = PRIMARY_ONLY
-        found.reason = "{0} is not in distribution {1}".format(other, context.scope.name)
-    elif context.scope.where(other):
-        found.order = PRIMARY_ONLY
-        found.reason = "of {0}, only some rows are distributed".format(other)
-
-
-def _add_primary_key(context: Context, name: str, facts: dict[str, Any], node: Any) -> Part:
-    words = "makes {0} the primary key of {1}".format(
-        ", ".join(quoted(each) for each in nodes.strings(node.keys)) or "an index", name
-    )
-    if node.indexname:
-        words = "makes index {0} the primary key of {1}".format(quoted(node.indexname), name)
-    found = Part(TOGETHER, words, columns=_index_columns(context, name, node))
-    found.consent = "{0}, by which replication finds rows".format(words)
-    if not (node.indexname or context.is_small(facts)):
-        found.blocks = BUILDS
-    return found
-
-
-def _add_unique(context: Context, name: str, facts: dict[str, Any], node: Any, what: str) -> Part:
-    found = Part(
-        PRIMARY_FIRST, "adds unique {0} to {1}".format(what, name), columns=_index_columns(context, name, node)
-    )
-    if nodes.option(node.contype) == "CONSTR_EXCLUSION":
-        found.words = "adds exclusion {0} to {1}".format(what, name)
-        found.columns = [each.name for each, _operator in node.exclusions if each.name]
-    if not (node.indexname or context.is_small(facts)):
-        found.blocks = BUILDS
-        advice = ": CREATE UNIQUE INDEX CONCURRENTLY, then add it USING INDEX"
-        found.consent = "{0}, which locks the table while its index is built{1}".format(
-            found.words, advice if nodes.option(node.contype) == "CONSTR_UNIQUE" else ""
-        )
-    return found
-
-
-def _index_columns(context: Context, name: str, node: Any) -> list[str]:
-    """The columns of a constraint that is an index, or will be one."""
-    if not node.indexname:
-        return nodes.strings(node.keys) + nodes.strings(node.including)
-    index = context.base.relations.get(ddl.beside(name, node.indexname)) or {}
-    return list(index.get("columns") or ())
-
-
-def _validate(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    found = Part(PRIMARY_FIRST, "validates constraint {0} of {1}".format(quoted(command.name), name))
-    found.columns = facts["constraints"].get(command.name, {}).get("columns") or ()
-    return kept_from_replicas(context, name, facts, command.name, found, not command.missing_ok)
-
-
-def _drop_constraint(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    held = facts["constraints"].get(command.name, {})
-    found = Part(REPLICAS_FIRST, "drops constraint {0} of {1}".format(quoted(command.name), name))
-    found.columns = held.get("columns") or ()
-    if held.get("type") == "p" or held.get("type") == "u" and _is_identity(facts, held):
-        found.order = TOGETHER
-        found.words = found.words.replace(
-            "constraint", "primary key" if held["type"] == "p" else "unique constraint", 1
-        )
-        found.consent = "{0}, by which replication finds rows".format(found.words)
-        return found
-    return kept_from_replicas(context, name, facts, command.name, found, not command.missing_ok)
-
-
-def _is_identity(facts: dict[str, Any], constraint: dict[str, Any]) -> bool:
-    primary_key = any(each.get("type") == "p" for each in facts["constraints"].values())
-    return not primary_key and bool(facts["key"]) and set(facts["key"]) == set(constraint.get("columns") or ())
-
-
-def kept_from_replicas(
-    context: Context, name: str, facts: dict[str, Any], constraint: str, found: Part, sure: bool = True
-) -> Part:
-    """A constraint that the replicas don't have is the primary's own matter."""
-    if constraint not in facts["constraints"] or facts.get("created"):
-        return found
-    lacking = [
-        each.host for each in context.replicas if constraint not in each.relations.get(name, {}).get("constraints", {})
-    ]
-    if lacking and len(lacking) == len(context.replicas):
-        found.order = PRIMARY_ONLY
-        found.reason = "the replicas don't have it"
-    elif lacking and sure:
-        raise Misplaced(
-            "{0}, which is not on {1}: run pgml_schema there first".format(found.words, " and ".join(lacking))
-        )
-    return found
-
-
-def _alter_constraint(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    constraint = command.def_.conname
-    found = Part(PRIMARY_FIRST, "alters constraint {0} of {1}".format(quoted(constraint), name))
-    return kept_from_replicas(context, name, facts, constraint, found)
 
 
 def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
@@ -422,21 +293,34 @@ def _refuse_via_root(context: Context, name: str, what: str) -> None:
         raise Misplaced(words.format(what, name))
 
 
+_OF_COLUMNS = (
+    "AT_DropColumn",
+    "AT_ColumnDefault",
+    "AT_DropNotNull",
+    "AT_SetNotNull",
+    "AT_AddIdentity",
+    "AT_SetIdentity",
+    "AT_DropIdentity",
+    "AT_SetExpression",
+    "AT_DropExpression",
+    "AT_AlterColumnType",
+)
+
 _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
     "AT_AddColumn": _add_column,
     "AT_DropColumn": _drop_column,
     "AT_ColumnDefault": _column_default,
     "AT_DropNotNull": _neutral("lets column {0} of {1} be NULL"),
-    "AT_SetNotNull": _set_not_null,
+    "AT_SetNotNull": constraining.set_not_null,
     "AT_AddIdentity": _neutral("makes column {0} of {1} an identity"),
     "AT_SetIdentity": _neutral("sets how column {0} of {1} is numbered"),
     "AT_DropIdentity": _neutral("makes column {0} of {1} no identity any more"),
     "AT_SetExpression": _expression,
     "AT_DropExpression": _expression,
-    "AT_AddConstraint": _add_constraint,
-    "AT_ValidateConstraint": _validate,
-    "AT_DropConstraint": _drop_constraint,
-    "AT_AlterConstraint": _alter_constraint,
+    "AT_AddConstraint": constraining.add_constraint,
+    "AT_ValidateConstraint": constraining.validate,
+    "AT_DropConstraint": constraining.drop_constraint,
+    "AT_AlterConstraint": constraining.alter_constraint,
     "AT_AlterColumnType": _alter_type,
     "AT_ReplicaIdentity": _replica_identity,
     "AT_AttachPartition": _attach,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, catalog, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, catalog, constraining, nodes
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     REPLICAS_FIRST,
     Context,
@@ -105,7 +105,7 @@ def _what_it_refers_to(context: Context, name: str) -> Iterator[str]:
 def _foreign_key(context: Context, name: str, constraint: Any) -> Iterator[str]:
     part = Part(REPLICAS_FIRST, "")
     try:
-        altering.place_foreign_key(context, name, constraint, part)
+        constraining.place_foreign_key(context, name, constraint, part)
     except Misplaced as problem:
         yield "which {0}".format(problem)
         return

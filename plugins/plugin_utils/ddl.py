@@ -102,10 +102,18 @@ def parsed(text: str) -> Any:
     return pglast.parse_sql(text)[0].stmt
 
 
+def parsed_if_it_can_be(text: str) -> Any:
+    """The parse tree of what a server has printed; None for the syntax of a newer one."""
+    try:
+        return parsed(text)
+    except ParseError:
+        return None
+
+
 def printed(node: Any) -> str:
     """A parse tree as text."""
     text: str = RawStream()(node)
-    return text
+    return text.strip()
 
 
 def _label(number: int, line: int | None) -> str:
@@ -176,7 +184,8 @@ def _torn(text: str) -> Iterator[_Piece]:
         try:
             node = pglast.parse_sql(written)[0].stmt
         except ParseError as error:
-            message, index = error.args
+            message, at = error.args
+            index = len(written) if at is None else at
             yield _Piece(written, _line(text, start + index), None, _explained(message, written[index : index + 1]))
         else:
             yield _Piece(written, _line(text, start), node, "")
@@ -219,8 +228,8 @@ def beside(name: str, other: str) -> str:
 
 
 def text_literal(text: str) -> str:
-    """A text as it is written in a statement; without backslashes, which are read in two ways."""
-    return "'{0}'".format(text.replace("\\", "/").replace("'", "''"))
+    """A text as it is written in a statement."""
+    return "'{0}'".format(text.replace("'", "''"))
 
 
 def expression(text: str) -> Any:

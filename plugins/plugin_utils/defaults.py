@@ -42,7 +42,7 @@ def judge(expression: Any, type_name: str, functions: Mapping[str, str]) -> int:
 
 
 def _of_function(call: Any, functions: Mapping[str, str]) -> int:
-    name = call.funcname[-1].sval
+    name = nodes.function(call)
     if name not in functions:
         raise NotJudged("calls {0}(), which is not on the primary".format(name))
     return _VOLATILITIES.get(functions[name], VOLATILE)

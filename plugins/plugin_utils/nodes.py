@@ -83,8 +83,13 @@ def columns(*expressions: Any) -> list[str]:
 
 
 def functions(expression: Any) -> list[str]:
-    """The functions that an expression calls, without their schemas."""
-    return list(dict.fromkeys(node.funcname[-1].sval for node in walk(expression) if kind(node) == "FuncCall"))
+    """The functions that an expression calls, as they are written."""
+    return list(dict.fromkeys(function(node) for node in walk(expression) if kind(node) == "FuncCall"))
+
+
+def function(call: Any) -> str:
+    """The name of a function that is called, with a schema where it has one."""
+    return quoted(*strings(call.funcname)[-2:])
 
 
 def constraints(column: Any, *kinds: str) -> list[Any]:

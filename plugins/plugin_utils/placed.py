@@ -90,6 +90,11 @@ class Context:
     later: Sequence[Statement] = ()
 
     @property
+    def waiting(self) -> list[Catalog]:
+        """The servers that have not run the statement yet."""
+        return [self.base, *(each for each in self.replicas if each is not self.base)]
+
+    @property
     def node(self) -> Any:
         return self.statement.node
 

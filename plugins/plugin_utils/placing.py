@@ -6,7 +6,14 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, creating, names, nodes, objects
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    altering,
+    constraining,
+    creating,
+    names,
+    nodes,
+    objects,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     BUILDS,
     CONSENT,
@@ -194,10 +201,20 @@ def _rename(context: Context) -> tuple[str | None, list[Part]]:
 def _rename_column(context: Context, name: str, facts: dict[str, Any]) -> Part:
     old, new = context.node.subname, context.node.newname
     words = "renames column {0} of {1} to {2}".format(quoted(old), name, quoted(new))
+    published = context.listed(name, facts)
+    left_out = published is not None and old not in published
+    for server in [context.base] if left_out else context.waiting:
+        columns = server.relations.get(name, {}).get("columns") or {}
+        if columns and (old not in columns or new in columns):
+            why = (
+                "has no column {0}".format(quoted(old))
+                if old not in columns
+                else "has column {0} already".format(quoted(new))
+            )
+            raise Misplaced("{0}, but {1} {2} on {3}".format(words, name, why, server.host))
     listed = context.scope.columns(name)
     if listed and old in listed:
         raise Misplaced("{0}, but pgml_distributions lists the old name: write the new one there".format(words))
-    published = context.listed(name, facts)
     if published and old in published and new not in (listed or (new,)):
         raise Misplaced("{0}, but pgml_distributions doesn't list the new name: write it there".format(words))
     return Part(TOGETHER, words, consent="{0}, so that the old name fails from then on".format(words), columns=[old])
@@ -206,7 +223,7 @@ def _rename_column(context: Context, name: str, facts: dict[str, Any]) -> Part:
 def _rename_constraint(context: Context, name: str, facts: dict[str, Any]) -> Part:
     node = context.node
     words = "renames constraint {0} of {1} to {2}".format(quoted(node.subname), name, quoted(node.newname))
-    return altering.kept_from_replicas(context, name, facts, node.subname, Part(PRIMARY_FIRST, words))
+    return constraining.kept_from_replicas(context, name, facts, node.subname, Part(PRIMARY_FIRST, words))
 
 
 def _rename_table(context: Context, old: str, new: str) -> Part:

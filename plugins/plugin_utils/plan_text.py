@@ -17,6 +17,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
     TOGETHER,
     Placed,
 )
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.replica_text import shown
 
 WIDTH = 60
 _WARNINGS = {
@@ -61,7 +62,7 @@ def _step(number: int, group: Sequence[Placed]) -> Iterator[str]:
     for each in group:
         yield from _remarks(each)
     before = list(dict.fromkeys(text for each in group for text in each.before))
-    theirs = [(each.statement.number, each.replica) for each in group if each.on == "both"]
+    theirs = [(each.statement.number, shown(each)) for each in group if each.on == "both"]
     ours = [(each.statement.number, each.primary) for each in group]
     for text in before:
         yield from _row("   {0};".format(text), "")
@@ -71,7 +72,7 @@ def _step(number: int, group: Sequence[Placed]) -> Iterator[str]:
         return
     yield from _rows(ours, left=False)
     if order == PRIMARY_FIRST:
-        yield from _row("-- wait until what the primary did before is applied", "")
+        yield from _row("-- wait until all rows up to here are applied", "")
     elif order == TOGETHER:
         yield from _row("-- apply stops here", "")
     if order != PRIMARY_ONLY:

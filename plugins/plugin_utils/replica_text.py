@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, names, nodes
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Part
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Part, Placed
 
 _MARK = "\ue000missing {0} {1}.{2}\ue000"
 
@@ -24,13 +24,22 @@ def pinned(context: Context, table: str | None, parts: Sequence[Part]) -> tuple[
         if nodes.option(command.subtype) != "AT_AddColumn" or command.def_.colname not in columns:
             continue
         column = command.def_.colname
-        mark = ddl.text_literal(_MARK.format(context.statement.number, table, column))
+        # Without backslashes, which are read in two ways.
+        mark = _MARK.format(context.statement.number, table, column).replace("\\", "/")
         constraint = nodes.constraints(command.def_, "CONSTR_DEFAULT")[0]
         later.append(ddl.default_setting(column, constraint.raw_expr))
-        constraint.raw_expr = ddl.expression(mark)
+        constraint.raw_expr = ddl.expression(ddl.text_literal(mark))
         pins.append({"mark": mark, "table": table, "column": column})
     tree.cmds = (*tree.cmds, *later)
     return ddl.printed(tree), pins
+
+
+def shown(placed: Placed) -> str:
+    """What replicas run, for people."""
+    text = placed.replica
+    for pin in placed.pins:
+        text = text.replace(ddl.text_literal(pin["mark"]), "(the value at the source)")
+    return text
 
 
 def republished(context: Context, table: str | None, parts: Sequence[Part]) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, nodes, plan_text
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
@@ -33,7 +33,7 @@ def schema_change_plan(
     scope = Scope(listed, publication)
     servers = [Catalog(primary_name, primary), *(Catalog(host, result) for host, result in replicas.items())]
     ddl.refuse("Another schema change comes first", list(_unfinished(mentions["change"], servers)))
-    _count_newcomers(servers, len(statements))
+    _count_newcomers(servers, statements)
     placed = _placed(statements, servers, scope, bool(allow_disruptive))
     done = len(statements) - len(placed)
     phases = [_phase(group) for group in _grouped(placed)]
@@ -57,11 +57,39 @@ def _unfinished(change: str, servers: Iterable[Catalog]) -> Iterable[str]:
             yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
 
 
-def _count_newcomers(servers: Sequence[Catalog], total: int) -> None:
-    """A replica that joined after the change was done on the primary got its definitions from there."""
+def _count_newcomers(servers: Sequence[Catalog], statements: Sequence[Statement]) -> None:
+    """A replica that joined after the change was done on the primary got its definitions from there: it remembers nothing of the
+    change, and has what the primary has. Where a change leaves nothing to see, a replica counts as interrupted."""
+    primary, total = servers[0], len(statements)
+    if primary.done < total or not any(_shows(each.node) for each in statements):
+        return
+    gone = {name for each in statements for name in _gone(each.node)}
     for replica in servers[1:]:
-        if servers[0].done == total and replica.known is False:
+        if replica.done == 0 and not replica.begun and replica.is_like(primary, gone):
             replica.done = total
+
+
+def _gone(node: Any) -> Iterator[str]:
+    """The columns that a statement takes away, or renames."""
+    if nodes.kind(node) == "AlterTableStmt":
+        yield from (each.name for each in node.cmds if nodes.option(each.subtype) == "AT_DropColumn")
+    elif nodes.kind(node) == "RenameStmt" and node.subname:
+        yield node.subname
+
+
+_SHOWN = ("AT_AddColumn", "AT_DropColumn", "AT_SetNotNull", "AT_AlterColumnType")
+
+
+def _shows(node: Any) -> bool:
+    """Whether the facts tell that a statement was run."""
+    kind = nodes.kind(node)
+    if kind == "AlterTableStmt":
+        return any(nodes.option(each.subtype) in _SHOWN for each in node.cmds)
+    if kind == "DropStmt":
+        return nodes.option(node.removeType) in ("OBJECT_TABLE", "OBJECT_INDEX")
+    if kind == "RenameStmt":
+        return nodes.option(node.renameType) in ("OBJECT_TABLE", "OBJECT_COLUMN", "OBJECT_INDEX")
+    return kind in ("CreateStmt", "CreateEnumStmt") or kind == "IndexStmt" and node.idxname is not None
 
 
 def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: Scope, allowed: bool) -> list[Placed]:
