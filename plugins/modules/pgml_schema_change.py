@@ -12,8 +12,8 @@ version_added: 1.0.0
 author:
   - The postgresml.distributed contributors (@postgresml)
 description:
-  - Runs statements that change definitions, on the upstream of a publication or on the replica of a subscription, and remembers them
-    in the same transaction, so that none runs twice and a run that died at any step is gone on with by the next.
+  - Runs statements that change definitions, on the upstream of a publication or on the replica of a subscription, and remembers
+    them in the same transaction, so that none runs twice and a run that died at any step is gone on with by the next.
   - It is the tool of the role P(postgresml.distributed.pgml_schema_change#role), which decides on which servers a statement runs
     and in which order. Use the role, unless you make such plans of your own.
   - Returns what such a plan has to know of the server, see RV(facts). Without O(statements) it only reads.
@@ -150,9 +150,9 @@ options:
   state:
     description:
       - V(present) runs the statements and returns facts.
-      - V(prepared) puts the gate up, on the upstream and then on the replicas. That is a table in schema C(pgml_distributed) which
-        is published and subscribed to, with a trigger on the replica. It is refused while another published table is not subscribed
-        to, or has no first copy.
+      - V(prepared) puts the gate up, on the upstream and then on the replicas. That is a table in schema C(pgml_distributed)
+        which is published and subscribed to, with a trigger on the replica. It is refused while another published table is not
+        subscribed to, or has no first copy.
       - V(finished) takes it away, on the upstream and then on the replicas. Nothing stays but the comment.
     type: str
     choices: [present, prepared, finished]
@@ -161,8 +161,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - An earlier task of the same play might have put the gate up, or run the statements that come before. So what would be refused
-        for want of that is predicted as if it had.
+      - An earlier task of the same play might have put the gate up, or run the statements that come before. So what would be
+        refused for want of that is predicted as if it had.
   diff_mode:
     support: full
     details:
@@ -170,11 +170,10 @@ attributes:
   idempotent:
     support: full
 notes:
-  - The login role has to own the publication or subscription, and the tables. O(state=prepared) needs C(CREATE) on the database, and
-    on the replica also the rights that C(ALTER SUBSCRIPTION) needs.
+  - The login role has to own the publication or subscription, and the tables. O(state=prepared) needs C(CREATE) on the
+    database, too.
   - On the upstream a waiting replica holds nothing but WAL, as any subscription that is behind, see C(max_slot_wal_keep_size).
-  - A replica that publishes to others, and a subscription of somebody else to the same publication, receive the gate's rows too, and
-    need the gate, or they stop.
+  - Every subscription to the publication receives the gate's rows, and needs the gate on its side, or it stops.
   - When a worker has waited at the gate for more than 20 seconds, or a third of the upstream's C(wal_sender_timeout), it is ended
     once it may go on, and the server starts it again. The replica's log tells of an administrator's command then.
 seealso:
@@ -316,7 +315,7 @@ facts:
     publication:
       description: On the upstream, with the keys C(all_tables), C(schemas), C(via_partition_root) and C(publish).
       type: dict
-      sample: {"all_tables": false, "schemas": [], "via_partition_root": false, "publish": ["insert", "update", "delete", "truncate"]}
+      sample: {"all_tables": false, "schemas": [], "via_partition_root": false, "publish": ["insert", "update"]}
     relations:
       description:
         - Of O(relations), with the keys C(kind) as in C(pg_class.relkind), C(distributed), C(listed) with the columns that the
