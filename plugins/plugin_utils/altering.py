@@ -260,18 +260,11 @@ def _attach(context: Context, name: str, facts: dict[str, Any], command: Any) ->
     if held is None:
         raise Misplaced("attaches {0}, which does not exist on {1}".format(child, context.base.host))
     lacking = context.lacking(child)
-    if lacking and len(lacking) == len(context.replicas):
-        found.order = PRIMARY_ONLY
-        found.reason = (
-            "the replicas don't have {0} yet: it is created and copied there when the publication is refreshed".format(
-                child
-            )
-        )
-    elif lacking:
+    if lacking:
+        # With the first row that comes, apply fails for want of the table, whether it is subscribed to or not.
         raise Misplaced(
-            "attaches {0}, which is not on {1}: create it there, or drop it on the others".format(
-                child, " and ".join(lacking)
-            )
+            "attaches {0}, which is not on {1}: list it in pgml_distributions and run distribute.yml first, which brings it "
+            "with its rows".format(child, " and ".join(lacking))
         )
     if not context.is_small(held):
         found.warning = "reads {0} while it is locked, unless a CHECK says the same as the bounds".format(child)

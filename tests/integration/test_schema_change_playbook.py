@@ -18,7 +18,7 @@ from tests.support import playbooks, writers
 from tests.support.cluster import Cluster
 from tests.support.modules import run_module
 from tests.support.pair import Place, wait_for
-from tests.support.playbooks import Ansible, Run, Unsafe, caught_up, differences, snapshot
+from tests.support.playbooks import Ansible, Run, Unsafe, caught_up
 
 pytestmark = pytest.mark.slow
 
@@ -160,22 +160,21 @@ class Servers:
 
     def refused(self, *statements: str, arguments: Sequence[str] = (), **variables: Any) -> str:
         """Run it, and see that it fails and has touched nothing."""
-        before = self._look()
+        before = self.look()
         run = self.change(*statements, arguments=arguments, **variables)
         assert not run.ok, run.output
         assert self.touched(before) == []
         return run.message
 
-    def touched(self, before: dict[str, dict[str, Any]]) -> list[str]:
-        after = self._look()
-        return [f"{name}: {part}" for name in before for part in differences(before[name], after[name])]
-
-    def look(self) -> dict[str, dict[str, Any]]:
-        return self._look()
-
-    def _look(self) -> dict[str, dict[str, Any]]:
+    def look(self) -> dict[str, set[tuple[Any, ...]]]:
+        """What could have been touched on the servers that run."""
         places = {"prod": self.primary, **self.replicas}
-        return {name: snapshot(place.cluster) for name, place in places.items() if place.cluster.running}
+        return {name: place.fingerprint() for name, place in places.items() if place.cluster.running}
+
+    def touched(self, before: dict[str, set[tuple[Any, ...]]]) -> list[str]:
+        """What has been since *before*."""
+        after = self.look()
+        return [f"{name}: {line}" for name in before for line in before[name] ^ after[name]]
 
     def streams(self) -> None:
         """Replication has made no error, and follows."""
@@ -320,9 +319,11 @@ RELATIONS = (
 def test_tables_come_and_go_while_rows_are_written(servers: Servers) -> None:
     message = servers.refused(*RELATIONS[:2])
     assert "public.fresh" in message and "public.old" in message
-    servers.tables = [table for table in servers.tables if table != "public.old"] + ["public.fresh"]
     servers.primary.sql('CREATE TABLE days_loaded (LIKE "Days" INCLUDING ALL)')
     servers.primary.sql("INSERT INTO days_loaded SELECT 35, i, 'loaded' FROM generate_series(1, 1000) AS i")
+    servers.tables.append("public.days_loaded")
+    servers.distribute()
+    servers.tables = [table for table in servers.tables if table != "public.old"] + ["public.fresh"]
     with writing(servers.primary) as writer:
         servers.changed(*RELATIONS)
         wait_for(lambda: any("INSERT INTO fresh" in text for text in writer.done), 30, "the new table to be written")
@@ -334,9 +335,6 @@ def test_tables_come_and_go_while_rows_are_written(servers: Servers) -> None:
         assert place.value("SELECT count(*) FROM days_loaded WHERE note = 'loaded'") == 1000
         assert place.value("SELECT to_regclass('old') IS NULL AND to_regclass('days_low') IS NOT NULL")
         assert place.value("SELECT count(*) FROM fresh") > 0
-    settled = servers.look()
-    again = servers.changed(*RELATIONS)
-    assert not again.changed and servers.touched(settled) == [], again.output
 
 
 def test_a_replica_that_is_down_stops_all_before_anything_is_touched(servers: Servers) -> None:
@@ -388,10 +386,11 @@ def test_a_lock_that_can_t_be_had_on_the_primary_names_who_holds_it(servers: Ser
 def test_what_can_t_be_placed_is_refused_before_anything_is_touched(servers: Servers) -> None:
     good = "ALTER TABLE people ADD COLUMN never int"
     message = servers.refused(good, good.replace("never", "again"), "ALTER TABLE people ADD COLUM x int y")
-    assert "Statement 3" in message and "syntax error" in message
+    assert message.startswith("The statements can't be read: statement 3: syntax error at or near")
     message = servers.refused(good, "ALTER TABLE elsewhere ADD COLUMN a int", "CREATE INDEX ON people (email)")
-    assert "tatement 2" in message and "public.elsewhere" in message and "tatement 3" in message
-    assert "CONCURRENTLY" in message
+    assert message.startswith("The schema change can't be rolled out") and "tatement 1" not in message, message
+    assert "tatement 2" in message and "public.elsewhere" in message
+    assert "tatement 3" in message and "CONCURRENTLY" in message
 
 
 def test_requests_that_make_no_sense_are_refused(servers: Servers, tmp_path: Path) -> None:
@@ -405,5 +404,4 @@ def test_requests_that_make_no_sense_are_refused(servers: Servers, tmp_path: Pat
         good, distribution="shops"
     )
     assert "copied by dump: run the statements on the primary" in servers.refused(good, distribution="copied")
-    for limit in ("ml-1", "all:!ml-2", "localhost"):
-        assert "--limit leaves out" in servers.refused(good, arguments=["--limit", limit])
+    assert "--limit leaves out ml-2" in servers.refused(good, arguments=["--limit", "all:!ml-2"])

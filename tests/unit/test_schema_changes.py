@@ -508,10 +508,13 @@ def test_what_the_replicas_lack_is_the_primarys_own_matter():
         "ALTER TABLE users DROP CONSTRAINT k",
         "ALTER TABLE users VALIDATE CONSTRAINT k",
         "ALTER TABLE users RENAME CONSTRAINT k TO l",
-        "ALTER TABLE parts ATTACH PARTITION loose DEFAULT",
     ):
         assert orders(sql, **sides) == [P], sql
     for sql, words in (
+        (
+            "ALTER TABLE parts ATTACH PARTITION loose DEFAULT",
+            "is not on ml-1: list it in pgml_distributions and run distribute.yml",
+        ),
         ("ALTER TABLE loose ADD x int", "which ml-1 does not receive yet: run distribute.yml first"),
         ("ALTER TABLE users ADD x mood", "uses type public.mood, which is not on ml-1"),
         ("ALTER TYPE mood ADD VALUE 'x'", "is about type public.mood, which is not on ml-1"),
