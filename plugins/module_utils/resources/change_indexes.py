@@ -119,4 +119,3 @@ def drop_invalid(session: Session, key: tuple[str, str] | None) -> bool:
         return False
     session.execute(compose("DROP INDEX CONCURRENTLY {index}", index=identifier(*key)))
     return True
-

@@ -78,7 +78,8 @@ class Run:
         """Wait until no other run is at work for this publication or subscription; the lock ends with the session."""
         holder = self._part.holder
         while not self._session.value(
-            "SELECT pg_try_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext(%s))", [holder.words]
+            "SELECT pg_try_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext(%s))",
+            [holder.words],
         ):
             if time.monotonic() > end:
                 raise TimedOut("Another run has been at a schema change of {0} all the time.".format(self._part.title))
@@ -140,7 +141,8 @@ class Run:
             self._tried(lambda: self._transaction([]), [each], end)
             self._before = []
         if not (self.progress.begun and self._done_before(concurrent, end)):
-            self._remember(begun=True)
+            if not self.progress.begun:
+                self._remember(begun=True)
             self._tried(lambda: self._concurrently(each, concurrent, end), [each], end)
         self.progress = self.progress._replace(done=each["number"])
         self._remember(begun=False)
