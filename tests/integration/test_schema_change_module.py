@@ -495,7 +495,11 @@ def test_two_replicas_come_to_the_gate_each_in_its_time(shop: Pair) -> None:
         second.subscribe()
         with writing(shop.source) as more:
             prepare(shop, second)
-            shop.source.ok(MODULE, **on_upstream(RENAME, together=True))
+            with second.target.transaction("LOCK TABLE u IN SHARE MODE"):
+                more()
+                shop.source.ok(MODULE, **on_upstream(RENAME, together=True))
+                early = replica(second, RENAME, together=True, timeout=1)
+                assert "has not applied what the upstream wrote before" in second.target.refused(MODULE, **early)
             more()
             shop.target.ok(MODULE, **replica(shop, RENAME, together=True))
             wait_for(lambda: at_the_gate(second))

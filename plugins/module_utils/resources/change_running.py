@@ -122,7 +122,8 @@ class Run:
     def _later_lock_timeout(self) -> int:
         """Milliseconds. Whoever waits for what this transaction has locked, and holds what it waits for, must not be the one that
         the server ends for a deadlock."""
-        return max(1, self._session.value("SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'") // 2)
+        timeout: int = self._session.value("SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'")
+        return max(1, timeout // 2)
 
     def _pass_gate(self, last: int) -> None:
         gate, subscriber = self._part.gate, self._part.subscriber
@@ -154,7 +155,7 @@ class Run:
 
     def _done_before(self, concurrent: change_indexes.Concurrent, end: float) -> bool:
         """Whether a run that died has done it. What it left half done is taken away."""
-        key = concurrent.index(self._session)
+        key = concurrent.key(self._session)
         if not concurrent.creates:
             return key is None
         self._wait_for_locks(end)
@@ -176,7 +177,7 @@ class Run:
         except ServerRefused:
             session.execute("RESET search_path")
             if concurrent.creates:
-                change_indexes.drop_invalid(session, concurrent.index(session))
+                change_indexes.drop_invalid(session, concurrent.key(session))
             raise
         session.execute("RESET search_path")
         session.execute("RESET lock_timeout")
