@@ -24,17 +24,16 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 class Task:
     """What a room below needs to know of the task it serves."""
 
-    def __init__(
-        self, params: Mapping[str, Any], check_mode: bool, warn: Callable[[str], None], run_command: RunCommand
-    ) -> None:
-        self.params = params
-        self.check_mode = check_mode
-        self.warn = warn
-        self.run_command = run_command
+    def __init__(self, module: Any) -> None:
+        self.params: Mapping[str, Any] = module.params
+        self.check_mode: bool = module.check_mode
+        self.diff_mode: bool = module._diff  # the documented way to ask for it
+        self.warn: Callable[[str], None] = module.warn
+        self.run_command: RunCommand = module.run_command
         self.result: dict[str, Any] = {}
         self._changes: list[str] = []
-        self._before: dict[str, Any] | None = None
-        self._after: dict[str, Any] | None = None
+        self._before: dict[str, Any] | str | None = None
+        self._after: dict[str, Any] | str | None = None
 
     def session(self) -> Session:
         """A session in the database of the C(login_*) options."""
@@ -78,17 +77,18 @@ class Task:
         """Say what changes."""
         self._changes.extend(words)
 
-    def describe(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
-        """The two sides of the diff."""
+    def describe(self, before: dict[str, Any] | str | None, after: dict[str, Any] | str | None) -> None:
+        """The two sides of the diff: what there is, or statements as text."""
         self._before, self._after = before, after
 
     @property
     def outcome(self) -> dict[str, Any]:
         """What the module returns."""
+        empty: Any = "" if isinstance(self._after, str) else {}
         return {
             "changed": bool(self._changes),
             "changes": self._changes,
-            "diff": {"before": self._before or {}, "after": self._after or {}},
+            "diff": {"before": self._before or empty, "after": self._after or empty},
             **self.result,
         }
 
@@ -101,7 +101,7 @@ def run(options: dict[str, Any], body: Callable[[Task], None], info: bool = Fals
     except ImportError:
         module.fail_json(msg=missing_required_lib("psycopg2"), exception=traceback.format_exc())
     tempfile.tempdir = module.tmpdir  # Ansible removes it, even when this process is killed
-    task = Task(module.params, module.check_mode, module.warn, module.run_command)
+    task = Task(module)
     try:
         body(task)
     except DistributedError as error:
@@ -109,6 +109,6 @@ def run(options: dict[str, Any], body: Callable[[Task], None], info: bool = Fals
     outcome = task.outcome
     if info:
         del outcome["changes"]
-    if info or not module._diff:  # the documented way to ask for diff mode
+    if info or not task.diff_mode:
         del outcome["diff"]
     module.exit_json(**outcome)

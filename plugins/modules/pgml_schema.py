@@ -7,18 +7,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: pgml_schema
-short_description: Bring the definitions of distributed tables from the source to the target
+short_description: Compare the definitions of distributed tables on source and target, and mend the target
 version_added: 1.0.0
 author:
   - The postgresml.distributed contributors (@postgresml)
 description:
-  - Creates on the target the tables that the options name and that are missing there, as the source defines them, with C(pg_dump)
-    and C(pg_restore). With them come the schemas, types, domains, functions, sequences and extensions that they need, and
-    nothing else.
-  - A table that exists on the target is left as it is when rows of the source fit into it, and is refused with every difference
-    when they don't.
-  - Owners, privileges, comments, triggers, rules, row security policies and views are not brought. The login role owns what is
-    created.
+  - Compares what source and target have of the tables that the options name, namely columns, keys and replica identity,
+    partitions, types, sequences, indexes and constraints, extensions, encodings and collations. Says of each difference what it
+    breaks, and with which statements it is mended.
+  - With O(mode) it mends the target. Missing tables come with C(pg_dump) and C(pg_restore), and with them the schemas, types,
+    domains, functions, sequences and extensions that they need, and nothing else.
+  - Columns, enum labels, indexes and foreign keys that only the target has are kept, unless rows of the source can't go in
+    because of them.
+  - Owners, privileges, comments, triggers, rules, row security policies and views are neither compared nor brought. The login
+    role owns what is created.
   - Rows are not copied and sequences are not set.
 options:
   source:
@@ -54,10 +56,36 @@ options:
       - A foreign key is left out when the target doesn't get all of the table that it refers to, see RV(left_out).
       - Tables that a first copy of M(postgresml.distributed.pgml_subscription) is filling are passed over, because their indexes
         and constraints come back with its end.
+      - For a comparison, V(indexes) and V(constraints) say whether these are compared, too.
     type: list
     elements: str
     choices: [types, tables, indexes, constraints]
     default: [tables, indexes, constraints]
+  mode:
+    description:
+      - What is done about differences. Nothing on the source is ever changed.
+      - V(check) changes nothing, and fails when there are differences of the classes in O(fail_on).
+      - V(create_missing) creates tables, indexes and constraints that the target lacks. Tables that are there are left as they
+        are. When rows of the source don't fit into one, all of it is refused, with every difference.
+      - V(apply_additive) also adds columns, enum labels, attributes of composite types, keys and partitions' places to what is
+        there, and lifts C(NOT NULL) where the source has none. Nothing that the target has is lost. Rows that are there get the
+        value that the source's rows have got of the column's default.
+      - V(apply) also alters types, defaults, C(NOT NULL), identities, collations, keys, sequences, and indexes and constraints
+        that differ, and drops constraints and unique indexes that could refuse rows of the source. That may rewrite tables.
+      - What it doesn't cover and breaks replication fails the task, after the rest is mended.
+      - A column that only the target has is never dropped. When the source's rows can't come because it is C(NOT NULL) and has no
+        default, that is lifted.
+      - Types are altered first, each on its own, then one table after the other, each in a transaction of its own.
+    type: str
+    choices: [check, create_missing, apply_additive, apply]
+    default: check
+  fail_on:
+    description:
+      - The classes of differences with which O(mode=check) fails, see RV(differences).
+    type: list
+    elements: str
+    choices: [breaks_apply, breaks_primary, harmless]
+    default: [breaks_apply, breaks_primary]
   state:
     description:
       - V(absent) drops the tables on the target, in one statement. Types, functions and schemas stay. It refuses while
@@ -70,13 +98,17 @@ attributes:
     support: full
   diff_mode:
     support: full
+    details:
+      - The diff is the DDL that mends the target, with the difference as a comment above it. To see it without running it, use
+        Ansible's check mode with a O(mode) that mends. See also RV(ddl).
   idempotent:
     support: full
 notes:
   - C(pg_dump) and C(pg_restore) of the source's major version or later must be on the host where the module runs. It looks into
     C(/usr/lib/postgresql/*/bin), C(/usr/pgsql-*/bin) and C(PATH), and takes the oldest that is new enough.
   - On the source it takes C(ACCESS SHARE) locks on the tables whose definitions are read, waits for them at most 3 seconds, and
-    holds them while C(pg_dump) runs. When nothing is missing, it only reads the catalogs.
+    holds them while C(pg_dump) runs. When no table, index or constraint is missing, it only reads the catalogs.
+  - How many queries it takes does not depend on how many tables there are.
   - The source's role needs C(SELECT) on the tables and C(USAGE) on their schemas.
   - On the target, locks are waited for at most 60 seconds.
 seealso:
@@ -96,6 +128,31 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
+- name: See whether anything would stop replication, and print with --diff what mends it
+  postgresml.distributed.pgml_schema:
+    source:
+      host: 10.0.0.5
+      db: shop
+      user: pgml_distributor
+      password: "{{ vault_pgml_distributor_password }}"
+    tables: [users, orders]
+    login_db: ml
+  become: true
+  become_user: postgres
+
+- name: Add the column that somebody added to the primary, so that replication goes on
+  postgresml.distributed.pgml_schema:
+    source:
+      host: 10.0.0.5
+      db: shop
+      user: pgml_distributor
+      password: "{{ vault_pgml_distributor_password }}"
+    tables: [users, orders]
+    mode: apply_additive
+    login_db: ml
+  become: true
+  become_user: postgres
+
 - name: Create tables and primary keys before the first copy
   postgresml.distributed.pgml_schema:
     source:
@@ -108,6 +165,7 @@ EXAMPLES = r"""
       - name: orders
         columns: [id, total, created_at]
     parts: [tables]
+    mode: create_missing
     login_db: ml
   become: true
   become_user: postgres
@@ -121,6 +179,7 @@ EXAMPLES = r"""
       password: "{{ vault_pgml_distributor_password }}"
     tables: [users, orders]
     parts: [indexes, constraints]
+    mode: create_missing
     login_db: ml
   become: true
   become_user: postgres
@@ -134,6 +193,7 @@ EXAMPLES = r"""
       password: "{{ vault_pgml_distributor_password }}"
     schemas: [public]
     parts: [types]
+    mode: create_missing
     login_db: ml
   become: true
   become_user: postgres
@@ -181,12 +241,94 @@ left_out:
       type: str
       sample: it refers to public.users, which is not distributed
 differences:
-  description: Why tables on the target don't fit, by table.
+  description:
+    - What differs between source and target, with O(state=present). Those that break something come first.
+    - With a O(mode) that mends, those that were found before it did.
+  type: list
+  elements: dict
+  returned: when O(state=present), the source can be reached, and O(parts) are not V([types])
+  contains:
+    class:
+      description:
+        - V(breaks_apply) stops the changes that arrive, or falsifies what they make of the target.
+        - V(breaks_primary) makes C(UPDATE) and C(DELETE) on the source fail, because a published table has no replica identity.
+        - V(harmless) is everything else.
+      type: str
+      sample: breaks_apply
+    kind:
+      description:
+        - What differs, which is V(table), V(column), V(key), V(replica_identity), V(partition), V(index), V(constraint), V(type),
+          V(sequence), V(extension) or V(database).
+      type: str
+      sample: column
+    object:
+      description: The table, type, sequence, extension or database, as in SQL.
+      type: str
+      sample: public.users
+    name:
+      description: Name of the column, index, constraint, label or attribute of it, or null.
+      type: str
+      sample: age
+    source:
+      description: How the source defines it, or null when it has none.
+      type: str
+      sample: integer DEFAULT 0
+    target:
+      description: How the target defines it, or null when it has none.
+      type: str
+      sample: null
+    words:
+      description: The difference in words.
+      type: str
+      sample: column age of public.users is missing on the target
+    statements:
+      description:
+        - What mends it, on the target unless C(class) is V(breaks_primary). Empty when nothing has to be done or when it has
+          to be thought about.
+      type: list
+      elements: str
+      sample: [ALTER TABLE "public"."users" ADD COLUMN IF NOT EXISTS "age" integer DEFAULT 0]
+    mended_by:
+      description: The least O(mode) that mends it, or null when none does.
+      type: str
+      sample: apply_additive
+summary:
+  description: How many differences of each class there are.
   type: dict
-  returned: when a table on the target doesn't fit
+  returned: when RV(differences) is
+  sample: {breaks_apply: 1, breaks_primary: 0, harmless: 2}
+ddl:
+  description:
+    - The lines of the diff, namely the statements that mend the differences, or the part of them that O(mode) does, each with the
+      difference as a comment above it. Ansible shows the diff of a task only when it has changed something and has not failed.
+  type: list
+  elements: str
+  returned: in diff mode, when RV(differences) is
   sample:
-    public.users:
-      - column email is text on the source and integer on the target
+    - "-- column age of public.users is missing on the target (breaks_apply)"
+    - ALTER TABLE "public"."users" ADD COLUMN IF NOT EXISTS "age" integer DEFAULT 0;
+sequences:
+  description: Where the sequences that the tables' columns use stand on both sides. Replication carries no sequences.
+  type: list
+  elements: dict
+  returned: when RV(differences) is
+  contains:
+    name:
+      description: The sequence, as in SQL.
+      type: str
+      sample: public.users_id_seq
+    source:
+      description: Its last value on the source, or null when it was never used or may not be read.
+      type: int
+      sample: 1042
+    target:
+      description: Its last value on the target, or null when it was never used, may not be read, or isn't there.
+      type: int
+      sample: 1000
+    behind:
+      description: How far the target's is behind, or null when one of them is.
+      type: int
+      sample: 42
 option:
   description: The options with which no connection could be opened, V(login) or V(source).
   type: str

@@ -26,7 +26,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     listed,
     quoted,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import definitions, exchange, schema
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import definitions, exchange, missing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import staging
@@ -94,7 +94,7 @@ def read_origin(
     statistics = []
     starts = [(_RELATION, oid) for oid in oids]
     for attachment in definitions.attachments(session, by_key):
-        reason = schema.reason_to_leave_out(attachment, by_key)
+        reason = definitions.reason_to_leave_out(by_key[attachment.key], attachment.columns, attachment.refers, by_key)
         if reason:
             left_out.append({"name": attachment.name, "table": quoted(*attachment.key), "reason": reason})
             identities.append(attachment.identity)
@@ -144,7 +144,10 @@ def arriving(
     and without what is *left_out*, or would be."""
     by_key = {table.key: table for table in tables}
     if left_out is None:
-        reasons = [(a, schema.reason_to_leave_out(a, by_key)) for a in definitions.attachments(session, by_key)]
+        reasons = [
+            (a, definitions.reason_to_leave_out(by_key[a.key], a.columns, a.refers, by_key))
+            for a in definitions.attachments(session, by_key)
+        ]
         left_out = [{"table": quoted(*a.key), "name": a.name} for a, reason in reasons if reason]
     gone = {(item["table"], item["name"]) for item in left_out}
     result = {}
@@ -242,7 +245,7 @@ class Drafts:
             for item in lacking
             if item[0] != _RELATION or item[1] in standing or item[2].startswith("composite type ")
         ]
-        schema.run(session, scripts)
+        missing.run(session, scripts)
 
     def rehearse(self, target: Session, names: Names) -> Blueprint:
         """The Blueprint, made in a scratch database on the target's server. The caller drops it, which takes a checkpoint

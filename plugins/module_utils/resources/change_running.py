@@ -85,6 +85,11 @@ class Run:
                 raise TimedOut("Another run has been at a schema change of {0} all the time.".format(self._part.title))
             time.sleep(0.2)
 
+    def loosen(self, end: float) -> None:
+        """Run what goes before statements that the upstream runs first."""
+        following = {"number": self.progress.done + 1, "transactional": True}
+        self._tried(lambda: self._transaction([]), [following], end)
+
     def carry_out(self, pending: Sequence[Mapping[str, Any]], end: float) -> None:
         """Run *pending*; neighbours that may share a transaction share one."""
         groups = [list(group) for _, group in itertools.groupby(pending, lambda each: bool(each["transactional"]))]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Collection, Iterable, NamedTuple, Sequence
+from typing import Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -53,6 +53,8 @@ class Attachment(NamedTuple):
     """the table that a foreign key points to"""
     attach: str | None
     """how the table of contents calls its attachment to the index of the partitioned table"""
+    inherited: tuple[tuple[str, str], str] | None = None
+    """the partitioned table, and the name of its index"""
 
 
 def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Definition]:
@@ -93,39 +95,23 @@ def labels(session: Session, oids: Sequence[int] | None = None) -> dict[str, fro
     }
 
 
-def differences(table: Table, source: Definition, target: Definition) -> list[str]:
-    """Why rows of *source* can't go to *target*, in words; empty when they can."""
-    if target.kind not in ("r", "p"):
-        return ["is no table on the target"]
-    listed = [name for name in (table.columns or source.columns) if not source.columns[name].generated]
-    found = []
-    for name in listed:
-        there = target.columns.get(name)
-        found += _column_differences(source.columns[name], there)
-    for name, column in target.columns.items():
-        if name not in listed and not column.optional and not column.generated:
-            found.append("column {0} is required on the target and gets no value".format(quoted(name)))
-    if source.identified and source.kind == "r" and not target.identified:
-        found.append("it has no primary key on the target")
-    return found
-
-
-def _column_differences(source: Column, target: Column | None) -> list[str]:
-    name = quoted(source.name)
-    if target is None:
-        return ["column {0} is missing".format(name)]
-    if target.generated:
-        return ["column {0} is generated on the target".format(name)]
-    if source.type != target.type:
-        return ["column {0} is {1} on the source and {2} on the target".format(name, source.type, target.type)]
-    lacking = [label for label in source.labels if label not in target.labels]
-    if lacking:
-        return [
-            "type {0} of column {1} lacks {2} on the target".format(
-                source.type, name, enumerate_names(map(repr, lacking))
-            )
-        ]
-    return []
+def reason_to_leave_out(
+    table: Table,
+    columns: Iterable[str],
+    refers: tuple[str, str] | None,
+    wanted: Mapping[tuple[str, str], Table],
+) -> str | None:
+    """Why an index or a constraint of *table* that uses *columns* can't be on the target, or None when it can."""
+    if table.columns is not None and not set(columns) <= set(table.columns):
+        return "it uses columns that are not distributed"
+    if refers is None:
+        return None
+    other = wanted.get(refers)
+    if other is None:
+        return "it refers to {0}, which is not distributed".format(quoted(*refers))
+    if other.where is not None or other.columns is not None:
+        return "it refers to {0}, of which only a part is distributed".format(other.label)
+    return None
 
 
 def attachments(session: Session, keys: Iterable[tuple[str, str]]) -> list[Attachment]:
@@ -140,6 +126,7 @@ def attachments(session: Session, keys: Iterable[tuple[str, str]]) -> list[Attac
             columns=frozenset(row.columns),
             refers=(row.refers_schema, row.refers_name) if row.refers_name else None,
             attach=row.attach,
+            inherited=((row.parent_schema, row.parent_table), row.parent_index) if row.parent_index else None,
         )
         for row in session.rows(_ATTACHMENTS, parameters)
     ]
@@ -154,21 +141,25 @@ _ATTACHMENTS = (
     "  CASE WHEN i.indisprimary OR i.indisreplident THEN 'key' WHEN k.oid IS NULL THEN 'index' ELSE 'constraint' END AS kind,"
     "  CASE WHEN k.oid IS NULL THEN 'pg_class'::regclass::oid ELSE 'pg_constraint'::regclass::oid END AS classid,"
     "  coalesce(k.oid, i.indexrelid) AS objid, 0::oid AS refers, CASE WHEN h.inhparent IS NOT NULL THEN"
-    "   translate(concat_ws(' ', 'INDEX ATTACH', t.schema, x.relname, t.owner), E'\\n\\r', '  ') END AS attach"
+    "   translate(concat_ws(' ', 'INDEX ATTACH', t.schema, x.relname, t.owner), E'\\n\\r', '  ') END AS attach,"
+    "  h.inhparent AS parent"
     "  FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS x ON x.oid = i.indexrelid"
     "  LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')"
     "  LEFT JOIN pg_inherits AS h ON h.inhrelid = i.indexrelid"
     "  UNION ALL SELECT t.oid, t.schema, t.name, k.conname,"
     "  CASE WHEN k.contype = 'f' THEN 'foreign key' ELSE 'constraint' END,"
-    "  'pg_constraint'::regclass::oid, k.oid, k.confrelid, NULL"
+    "  'pg_constraint'::regclass::oid, k.oid, k.confrelid, NULL, NULL"
     "  FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid WHERE k.conparentid = 0"
     "  AND (k.contype = 'f' OR k.contype = 'c' AND NOT k.convalidated))"
     " SELECT o.*, n.nspname AS refers_schema, c.relname AS refers_name,"
+    "  pn.nspname AS parent_schema, pt.relname AS parent_table, px.relname AS parent_index,"
     "  array(SELECT a.attname::text FROM pg_depend AS d"
     "   JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
     "   WHERE d.classid = o.classid AND d.objid = o.objid AND d.refclassid = 'pg_class'::regclass"
     "   AND d.refobjid = o.oid AND d.refobjsubid > 0) AS columns"
     " FROM o LEFT JOIN pg_class AS c ON c.oid = o.refers LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " LEFT JOIN pg_index AS pi ON pi.indexrelid = o.parent LEFT JOIN pg_class AS px ON px.oid = o.parent"
+    " LEFT JOIN pg_class AS pt ON pt.oid = pi.indrelid LEFT JOIN pg_namespace AS pn ON pn.oid = pt.relnamespace"
     " ORDER BY o.schema, o.table_name, o.name"
 )
 
@@ -235,23 +226,38 @@ def existing(session: Session, identities: Iterable[str]) -> set[str]:
     }
 
 
-def loose_ends(session: Session, oids: Sequence[int]) -> tuple[set[str], set[tuple[str, str]]]:
-    """What pg_dump's table of contents knows of the tables *oids* by text alone, and the sequences they own.
+class LooseEnd(NamedTuple):
+    """What pg_dump's table of contents knows by its text alone: the attachment of a partition, or a column's own sequence."""
 
-    The texts are those of attachments of partitions whose parent is among *oids*, and of sequences owned by a column.
-    """
-    rows = session.rows(
-        "SELECT 'TABLE ATTACH' AS kind, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner"
-        " FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-        " WHERE c.relispartition AND i.inhrelid = ANY(%(oids)s) AND i.inhparent = ANY(%(oids)s)"
-        " UNION ALL SELECT 'SEQUENCE OWNED BY', n.nspname, c.relname, pg_get_userbyid(c.relowner) FROM pg_depend AS d"
-        " JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-        " WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
-        " AND d.deptype IN ('a', 'i')",
-        {"oids": list(oids)},
-    )
-    texts = {" ".join((row.kind, row.schema, row.name, row.owner)).translate({10: " ", 13: " "}) for row in rows}
-    return texts, {(row.schema, row.name) for row in rows if row.kind == "SEQUENCE OWNED BY"}
+    text: str
+    kind: str
+    key: tuple[str, str]
+    """of the partition, or the sequence"""
+    parent: int | None
+    """the oid of the partition's parent"""
+
+
+def loose_ends(session: Session, oids: Sequence[int], parents: Sequence[int]) -> list[LooseEnd]:
+    """Those of the tables *oids*: where they are partitions of one of *parents*, and sequences that their columns own."""
+    return [
+        LooseEnd(
+            " ".join((row.kind, row.schema, row.name, row.owner)).translate({10: " ", 13: " "}),
+            row.kind,
+            (row.schema, row.name),
+            row.parent,
+        )
+        for row in session.rows(
+            "SELECT 'TABLE ATTACH' AS kind, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,"
+            "  i.inhparent AS parent"
+            " FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE c.relispartition AND i.inhrelid = ANY(%(oids)s) AND i.inhparent = ANY(%(parents)s)"
+            " UNION ALL SELECT 'SEQUENCE OWNED BY', n.nspname, c.relname, pg_get_userbyid(c.relowner), NULL FROM pg_depend AS d"
+            " JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
+            " AND d.deptype IN ('a', 'i')",
+            {"oids": list(oids), "parents": list(parents)},
+        )
+    ]
 
 
 def sequences(session: Session, oids: Sequence[int]) -> set[tuple[str, str]]:

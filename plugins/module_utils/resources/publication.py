@@ -123,7 +123,7 @@ def manage(task: Task) -> None:
             return
         wanted = _wanted(session, params, current)
         future = wanted.over(current)
-        faults = [] if params["replica_identity"] == "ignore" else _faults(session, future)
+        faults = [] if params["replica_identity"] == "ignore" else faults_of(session, future)
         if faults and (params["replica_identity"] == "require" or not all(each.healed_by_full for each in faults)):
             raise Refused(replica_identity.refusal(faults), replica_identity=replica_identity.as_result(faults))
         changes = [replica_identity.full(each.identity) for each in faults]
@@ -275,7 +275,7 @@ def _published(
     return result
 
 
-def _faults(session: Session, future: Publication) -> list[replica_identity.Fault]:
+def faults_of(session: Session, future: Publication) -> list[replica_identity.Fault]:
     """The tables whose UPDATE or DELETE would fail under *future*."""
     if not future.publishes_changes:
         return []

@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Table definitions on the target: the missing ones are brought from the source, unfit ones are refused."""
+"""Table definitions on the target: compared with the source's, created and altered."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
-import tempfile
-from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, Unreachable
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import (
-    Archive,
-    Entry,
-    Script,
-    as_pattern,
-    picked,
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    Unreachable,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.client_tools import RunCommand
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -30,13 +23,18 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     column_types,
+    comparing,
     definitions,
+    difference,
+    missing,
     tables,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment, Definition
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.comparing import Comparison
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import Difference
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Gap, Scripts
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import seeds
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
 OPTIONS: dict[str, Any] = {
     "source": {"type": "dict", "options": SOURCE_OPTIONS},
@@ -50,21 +48,18 @@ OPTIONS: dict[str, Any] = {
         "choices": ["types", "tables", "indexes", "constraints"],
         "default": ["tables", "indexes", "constraints"],
     },
+    "mode": {"type": "str", "choices": ["check", *difference.MODES], "default": "check"},
+    "fail_on": {
+        "type": "list",
+        "elements": "str",
+        "choices": list(difference.CLASSES),
+        "default": [difference.APPLY, difference.PRIMARY],
+    },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
-_PARTS = {"key": "tables", "index": "indexes", "constraint": "constraints", "foreign key": "constraints"}
-
 TARGET_LOCK_TIMEOUT = "60 s"
 """The target is no production server, and its apply worker may hold a table for the length of a transaction."""
-
-
-class Gap(NamedTuple):
-    """What the target lacks."""
-
-    tables: Sequence[Table]
-    attachments: Sequence[Attachment]
-    left_out: Sequence[dict[str, str]]
 
 
 def manage(task: Task) -> None:
@@ -107,11 +102,13 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
 
 def _bring(task: Task, source: Session, session: Session | None) -> None:
     task.result["left_out"] = []
-    if "types" in task.params["parts"]:
+    parts = set(task.params["parts"])
+    if "types" in parts:
+        if task.params["mode"] == "check":
+            raise Refused("parts holds types, which are only brought: use mode=create_missing for them.")
         _bring_types(task, source, session)
-    if set(task.params["parts"]) - {"types"}:
+    if parts - {"types"}:
         _bring_tables(task, source, session)
-    task.describe(None, {"created": task.outcome["changes"]} if task.outcome["changes"] else None)
 
 
 def _bring_types(task: Task, source: Session, session: Session | None) -> None:
@@ -125,32 +122,148 @@ def _bring_types(task: Task, source: Session, session: Session | None) -> None:
             column_types.refuse_unfit(source, session, lack)
     if session and not task.check_mode:
         with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
-            run(loader, column_types.statements(source, session, lack, task.run_command))
+            missing.run(loader, column_types.statements(source, session, lack, task.run_command))
 
 
 def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
+    """Compare, and do what the mode says."""
     wanted = requested(source, task.params)
-    gap = read_gap(source, session, wanted, task.params["parts"])
-    orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
-    task.note(*["Create table {0}".format(table.label) for table in gap.tables])
-    task.note(
-        *[
-            "Create {0} {1} of {2}".format(a.kind, quoted(a.name), quoted(*a.key))
-            for a in gap.attachments
-            if a.kind != "key" and not a.attach
-        ]
-    )
+    comparison = comparing.compare(source, session, wanted, task.params["parts"])
     task.result["tables"] = [table.label for table in wanted]
-    task.result["left_out"] += gap.left_out
+    task.result["left_out"] += comparison.left_out
+    task.result.update(comparison.as_result(session or source))
+    if task.params["mode"] == "check":
+        _judge(task, source, session, comparison)
+    else:
+        _mend(task, source, session, comparison)
+
+
+def _judge(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
+    """Fail when there is something of the classes that the task is to fail on."""
+    gap = comparison.gap(source, session, task.params["parts"])
+    _print(task, source, session, comparison.differences, gap)
+    serious = [each for each in comparison.differences if each.breaks in task.params["fail_on"]]
+    if serious:
+        raise Refused(_sentence(session or source, serious), **task.outcome)
+
+
+def _sentence(session: Session, serious: Sequence[Difference]) -> str:
+    """What is serious, and what mends it."""
+    words = "; ".join(each.words for each in serious[:_SHOWN])
+    more = "; and {0} more".format(len(serious) - _SHOWN) if len(serious) > _SHOWN else ""
+    by_hand = sum(each.mended_by is None for each in serious)
+    modes = [mode for mode in difference.MODES if any(each.mended_by == mode for each in serious)]
+    remedies = []
+    if modes:
+        remedies.append("Run it with mode={0} to mend {1}.".format(modes[-1], "the others" if by_hand else "that"))
+    if by_hand:
+        remedies.insert(0, "{0} to be mended by hand.".format("1 has" if by_hand == 1 else "{0} have".format(by_hand)))
+    return "Source and {0} don't fit: {1}{2}. {3}".format(session.endpoint, words, more, " ".join(remedies))
+
+
+def _mend(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
+    """Mend on the target what the mode covers, and refuse what stays broken."""
+    mode = task.params["mode"]
+    healing = comparison.mended_by(mode)
+    broken = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
+    if mode == difference.CREATE:
+        _refuse_unfit(broken)
+    gap = comparison.gap(source, session, task.params["parts"])
+    alterations = [each for each in healing if each.mended_by != difference.CREATE]
+    _print(task, source, session, alterations, gap)
+    task.note(*[each.remedy for each in alterations])
+    task.note(*gap.words)
     if session and not task.check_mode:
-        _refuse_orphans(session, orphans)
-        create(source, session, gap, task.run_command)
+        orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
+        missing.refuse_orphans(session, orphans)
+        _bring_about(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
+    left = [each for each in broken if each.kind in _REFUSED]
+    if left:
+        raise Refused(_sentence(session or source, left), **task.outcome)
+
+
+_REFUSED = ("table", "column", "key", "replica_identity", "type", "partition", "constraint", "index")
+"""What a run that mends doesn't leave broken without an error. Databases can't be mended."""
+_UNFIT = ("table", "column", "replica_identity", "type")
+"""Why tables that are there aren't taken for what tables are created with."""
+_SHOWN = 10
+
+
+def _refuse_unfit(broken: Sequence[Difference]) -> None:
+    unfit: dict[str, list[str]] = {}
+    for each in broken:
+        if each.kind in _UNFIT:
+            unfit.setdefault(each.object, []).append(each.words)
+    if unfit:
+        words = "; ".join(", ".join(found) for _label, found in sorted(unfit.items())[:_SHOWN])
+        raise Refused(
+            "Tables exist on the target and don't fit the source: {0}. Alter or drop them there, or see what mode=apply_additive "
+            "and mode=apply would do.".format(words),
+            differences=unfit,
+        )
+
+
+def _bring_about(endpoint: Endpoint, alterations: Sequence[Difference], scripts: Scripts) -> None:
+    """Create and alter: new columns may need new types, and new partitions columns that their parent gets only now."""
+    # What pg_restore writes sets its session up, too, so that alterations have their own.
+    with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
+        if alterations:
+            missing.run(loader, scripts.support)
+            with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as alterer:
+                _alter(alterer, alterations)
+        missing.run(loader, [*([] if alterations else scripts.support), *scripts.tables])
+        for steps in scripts.rest:
+            missing.run(loader, steps)
+
+
+def _alter(loader: Session, alterations: Sequence[Difference]) -> None:
+    """Types first, each on its own, for a new label can't be used before it is committed; then table by table."""
+    for each in alterations:
+        if each.owner is None:
+            for statement in each.statements:
+                loader.execute(statement)
+    by_owner: dict[tuple[bool, tuple[str, str]], list[Difference]] = {}
+    for each in alterations:
+        if each.owner is not None:
+            by_owner.setdefault((each.rank == difference.ATTACH, each.owner), []).append(each)
+    for number, ((_last, owner), group) in enumerate(sorted(by_owner.items(), key=lambda item: item[0])):
+        try:
+            missing.run(loader, [statement for each in sorted(group, key=_rank) for statement in each.statements])
+        except DistributedError as error:
+            words = "{0}: {1} Of {2} that are to be altered, {3} were before; a rerun goes on."
+            number_of = "1 table" if len(by_owner) == 1 else "{0} tables".format(len(by_owner))
+            raise Refused(words.format(quoted(*owner), error, number_of, number), **error.details) from None
+
+
+def _rank(difference: Difference) -> int:
+    return difference.rank
+
+
+def _print(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> None:
+    """Show the DDL that mends *found* and fills *gap*, if that is wanted. Ansible prints no diff of a task that fails."""
+    if task.diff_mode:
+        task.result["ddl"] = _lines(task, source, session, found, gap)
+        task.describe(None, "".join(line + "\n" for line in task.result["ddl"]))
+
+
+def _lines(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> list[str]:
+    scripts = missing.scripts(source, session, gap, task.run_command) if session else Scripts()
+    lines = missing.shown(session or source, scripts.support)
+    for each in sorted(found, key=lambda each: each.mended_by == difference.CREATE):
+        where = "; on the source" if each.breaks == difference.PRIMARY and each.statements else ""
+        lines.append("-- {0} ({1}{2})".format(each.words, each.breaks, where))
+        if each.mended_by != difference.CREATE:
+            lines += ["{0};".format((session or source).text_of(statement)) for statement in each.statements]
+    for steps in (scripts.tables, *scripts.rest):
+        lines += missing.shown(session or source, steps)
+    return lines
 
 
 def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:
     """The tables that the options name on the source, with their partitions."""
     if params["all_tables"]:
-        found = tables.in_schemas(source, None)
+        # What this collection remembers on a source that is a replica, too, is that server's own.
+        found = [table for table in tables.in_schemas(source, None) if table.schema != ledger.SCHEMA]
     else:
         found = tables.resolve(source, tables.parse_requests(params["tables"]) or [])
         keys = {table.key for table in found}
@@ -167,162 +280,6 @@ def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:
         )
     gone = {table.oid for table in tables.with_partitions(source, [t for t in found if t.key in excluded])}
     return [table for table in found if table.oid not in gone]
-
-
-def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], parts: Sequence[str]) -> Gap:
-    """What the target lacks of *parts* of the tables *wanted*; refuses tables that don't fit."""
-    keys = [table.key for table in wanted]
-    here = definitions.read(source, keys)
-    there = definitions.read(session, keys) if session else {}
-    # What a first copy has set aside comes back with its end.
-    unfinished = seeds.unfinished_tables(session) if session else set()
-    _refuse_unfit(wanted, here, {k: v._replace(identified=True) if k in unfinished else v for k, v in there.items()})
-    missing = [table for table in wanted if table.key not in there]
-    known = {(a.key, a.name) for a in definitions.attachments(session, there)} if session else set()
-    lacking, left_out = [], []
-    for attachment in definitions.attachments(source, keys):
-        if _PARTS[attachment.kind] not in parts or (attachment.key, attachment.name) in known:
-            continue
-        if attachment.key in unfinished:
-            continue
-        if attachment.kind == "key" and attachment.key in there:
-            continue
-        reason = reason_to_leave_out(attachment, {table.key: table for table in wanted})
-        if reason:
-            left_out.append({"name": attachment.name, "table": quoted(*attachment.key), "reason": reason})
-        else:
-            lacking.append(attachment)
-    return Gap(missing if "tables" in parts else [], lacking, left_out)
-
-
-def reason_to_leave_out(attachment: Attachment, wanted: Mapping[tuple[str, str], Table]) -> str | None:
-    """Why an index or a constraint can't be on the target, or None when it can."""
-    table = wanted[attachment.key]
-    if table.columns is not None and not attachment.columns <= set(table.columns):
-        return "it uses columns that are not distributed"
-    if attachment.refers is None:
-        return None
-    other = wanted.get(attachment.refers)
-    if other is None:
-        return "it refers to {0}, which is not distributed".format(quoted(*attachment.refers))
-    if other.where is not None or other.columns is not None:
-        return "it refers to {0}, of which only a part is distributed".format(other.label)
-    return None
-
-
-def _refuse_unfit(
-    wanted: Sequence[Table],
-    here: Mapping[tuple[str, str], Definition],
-    there: Mapping[tuple[str, str], Definition],
-) -> None:
-    unfit = {}
-    for table in wanted:
-        if table.key in there:
-            found = definitions.differences(table, here[table.key], there[table.key])
-            if found:
-                unfit[table.label] = found
-    if unfit:
-        words = "; ".join("{0}: {1}".format(label, ", ".join(found)) for label, found in sorted(unfit.items())[:10])
-        raise Refused(
-            "Tables exist on the target and don't fit the source: {0}. Alter or drop them there.".format(words),
-            differences=unfit,
-        )
-
-
-def _refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None:
-    missing = set(keys) - set(definitions.read(session, keys))
-    if missing:
-        raise Refused(
-            "There is no table {0} in {1}: let parts hold tables.".format(
-                enumerate_names(quoted(*key) for key in missing), session.endpoint
-            )
-        )
-
-
-def create(source: Session, session: Session, gap: Gap, run_command: RunCommand) -> None:
-    """Create what the target lacks: tables with their keys in one transaction, the rest table by table."""
-    if not gap.tables and not gap.attachments:
-        return
-    new = {table.key for table in gap.tables}
-    keys = [a for a in gap.attachments if a.kind == "key" and a.key in new]
-    later = [a for a in gap.attachments if a not in keys]
-    with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
-        support = _Support(source, session, directory, gap, run_command)
-        archive = Archive(os.path.join(directory, "tables"), source.version // 10000, run_command)
-        every = new | {attachment.key for attachment in later}
-        archive.dump(
-            source.endpoint,
-            [*column_types.BARE, *["--table=" + as_pattern(*key) for key in sorted(every | support.sequences)]],
-        )
-        entries = archive.entries()
-
-        with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
-            tables_script = archive.script(picked(entries, support.identities, support.texts), session.version)
-            keys_script = archive.script(_of(entries, keys), session.version)
-            drops = _column_drops(source, gap.tables)
-            run(loader, [*support.scripts, tables_script.whole, *drops, keys_script.whole])
-            for steps in _table_by_table(archive.script(_of(entries, later), session.version), later):
-                run(loader, steps)
-
-
-def _of(entries: Iterable[Entry], attachments: Sequence[Attachment]) -> list[Entry]:
-    return picked(entries, {a.identity for a in attachments}, {a.attach for a in attachments if a.attach})
-
-
-def _table_by_table(script: Script, attachments: Sequence[Attachment]) -> Iterable[list[str]]:
-    """The pieces of *script*, those of one table together as long as they stand together; foreign keys stand last."""
-    owners = {a.identity: a.key for a in attachments}
-    owners_by_text = {a.attach: a.key for a in attachments if a.attach}
-    for _key, pieces in itertools.groupby(
-        script.pieces.items(), lambda item: owners.get(item[0].identity) or owners_by_text.get(item[0].text)
-    ):
-        yield [script.preamble, *(text for _entry, text in pieces)]
-
-
-def run(loader: Session, scripts: Iterable[Any]) -> None:
-    """Run *scripts* in one transaction."""
-    wanted = [script for script in scripts if script]
-    if wanted:
-        with loader.transaction():
-            for script in wanted:
-                loader.execute(script)
-
-
-def _column_drops(source: Session, missing: Sequence[Table]) -> list[Any]:
-    """Columns that are not distributed don't stay: NULL would be forged, and NOT NULL would refuse the rows."""
-    new = {table.key for table in missing}
-    here = definitions.read(source, [table.key for table in missing if table.columns is not None])
-    statements = []
-    for table in missing:
-        if table.columns is None or table.top in new:
-            continue
-        others = [name for name in here[table.key].columns if name not in table.columns]
-        if others:
-            drops = listed([compose("DROP COLUMN {name} CASCADE", name=identifier(name)) for name in others])
-            statements.append(compose("ALTER TABLE {table} {drops}", table=identifier(*table.key), drops=drops))
-    return statements
-
-
-class _Support:
-    """What tables and attachments need around them, of which the target gets what it lacks."""
-
-    def __init__(self, source: Session, session: Session, directory: str, gap: Gap, run_command: RunCommand) -> None:
-        relation = source.value("SELECT 'pg_class'::regclass::oid")
-        namespace = source.value("SELECT 'pg_namespace'::regclass::oid")
-        starts = [(relation, table.oid) for table in gap.tables] + [a.identity for a in gap.attachments]
-        needed = definitions.needed_objects(source, starts)
-        there = definitions.existing(session, needed.values())
-        lacking = {identity: words for identity, words in needed.items() if words not in there}
-        self.identities = set(lacking) - {a.identity for a in gap.attachments}
-        self.texts, owned = definitions.loose_ends(source, [table.oid for table in gap.tables])
-        self.sequences = definitions.sequences(source, [oid for catalog, oid in lacking if catalog == relation]) - owned
-        schemas = definitions.schemas(source, [oid for catalog, oid in lacking if catalog == namespace])
-        self.scripts: list[Any] = [compose("CREATE SCHEMA {name}", name=identifier(name)) for name in schemas]
-        others = {identity for identity in self.identities if identity[0] not in (relation, namespace)}
-        if definitions.stand_alone(source, others):
-            archive = Archive(os.path.join(directory, "support"), source.version // 10000, run_command)
-            archive.dump(source.endpoint, [*column_types.BARE, "--exclude-table=*.*"])
-            self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
 
 
 def _drop(task: Task, session: Session | None, endpoint: Endpoint | None) -> None:

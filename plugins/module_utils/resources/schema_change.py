@@ -183,7 +183,7 @@ def _present(task: Task, session: Session, part: Part) -> None:
     progress = _progress(part.holder, params)
     _result(task, session, part, progress)
     pending = [each for each in params["statements"] if each["number"] > progress.done]
-    if not pending:
+    if not pending and not (params["before"] and not params["statements"]):
         _abandon_only(task, part)
         return
     _refuse_out_of_order(task, part, progress, pending)
@@ -197,7 +197,9 @@ def _present(task: Task, session: Session, part: Part) -> None:
     progress = _progress(part.holder, params)
     pending = [each for each in pending if each["number"] > progress.done]
     run.progress = progress
-    if pending:
+    if not pending:
+        run.loosen(end)
+    else:
         _wait(task, session, part, pending[-1]["number"], end)
         run.carry_out(change_pins.resolved(params, session, pending), end)
     _result(task, session, part, run.progress)
@@ -251,7 +253,7 @@ def _refuse_out_of_order(task: Task, part: Part, progress: Progress, pending: Se
             "give it up.".format(other.change, part.title, other.done, other.total),
             other={"change": other.change, "done": other.done, "total": other.total},
         )
-    if pending[0]["number"] != progress.done + 1:
+    if pending and pending[0]["number"] != progress.done + 1:
         message = "Statement {0} comes next on {1}, not {2}: {3} of {4} are done there.".format(
             progress.done + 1, part.title, pending[0]["number"], progress.done, progress.total
         )

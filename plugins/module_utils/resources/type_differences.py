@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What differs between the types, sequences, extensions and databases of source and target. Pure, as differences.py is."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Mapping
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    compose,
+    identifier,
+    literal,
+    quoted,
+    raw,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
+    ADD,
+    ALTER,
+    APPLY,
+    CREATE,
+    HARMLESS,
+    Difference,
+)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
+    Database,
+    Domain,
+    SequenceState,
+    Type,
+)
+
+_KINDS = {"e": "enum", "d": "domain", "c": "composite type", "r": "range type", "b": "base type"}
+
+
+def of_types(source: Mapping[str, Type], target: Mapping[str, Type]) -> Iterable[Difference]:
+    """What differs between the types that both sides have. One that is missing is missing with its table."""
+    for name, type_ in source.items():
+        other = target.get(name)
+        if other is None or type_.extension or (type_.kind, type_.text) == (other.kind, other.text):
+            continue
+        if type_.kind != other.kind:
+            here, there = _KINDS[type_.kind], _KINDS[other.kind]
+            yield _found(
+                APPLY, name, None, (here, there), "is {0} on the source and {1} on the target".format(here, there)
+            )
+        elif type_.kind == "e":
+            yield from _enum(name, type_.labels, other.labels)
+        elif type_.kind == "d":
+            yield from _domain(name, type_.domain, other.domain)
+        elif type_.kind == "c":
+            yield from _composite(name, type_, other)
+        else:
+            here, there = (", ".join(map(str, each.labels)) for each in (type_, other))
+            yield _found(
+                APPLY,
+                name,
+                None,
+                (here, there),
+                "is a range of {0} on the source and of {1} on the target".format(here, there),
+            )
+
+
+def _found(
+    breaks: str, type_: str, name: str | None, values: tuple[str | None, str | None], words: str, **rest: Any
+) -> Difference:
+    shown = repr(name) if rest.pop("label", False) else quoted(name or "")
+    subject = "type {0}".format(type_) if name is None else "{0} of type {1}".format(shown, type_)
+    return Difference(breaks, "type", type_, name, *values, "{0} {1}".format(subject, words), **rest)
+
+
+def _enum(type_: str, source: list[str], target: list[str]) -> Iterable[Difference]:
+    for number, label in enumerate(source):
+        if label in target:
+            continue
+        # What precedes it on the source is there by then.
+        before = next((each for each in source[number + 1 :] if each in target), None) if not number else None
+        place = (
+            compose(" AFTER {label}", label=literal(source[number - 1]))
+            if number
+            else compose(" BEFORE {label}", label=literal(before))
+            if before is not None
+            else raw("")
+        )
+        yield _found(
+            APPLY,
+            type_,
+            label,
+            (label, None),
+            "is missing on the target",
+            label=True,
+            statements=(
+                compose(
+                    "ALTER TYPE {type} ADD VALUE {label}{place}", type=raw(type_), label=literal(label), place=place
+                ),
+            ),
+            mended_by=ADD,
+            remedy="Add {0!r} to type {1}".format(label, type_),
+        )
+    for label in target:
+        if label not in source:
+            yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
+    both = [label for label in source if label in target]
+    if both != [label for label in target if label in source]:
+        values = (", ".join(source), ", ".join(target))
+        yield _found(HARMLESS, type_, None, values, "has its labels in another order on the target, and sorts by that")
+
+
+def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
+    if source.base != target.base:
+        words = "is {0} on the source and {1} on the target".format(source.base, target.base)
+        yield _found(APPLY, type_, None, (source.base, target.base), words)
+        return
+    if source.not_null != target.not_null:
+        yield _found(
+            APPLY if target.not_null else HARMLESS,
+            type_,
+            None,
+            ("NOT NULL" if source.not_null else "NULL", "NOT NULL" if target.not_null else "NULL"),
+            "may be NULL on the {0} only".format("source" if target.not_null else "target"),
+            statements=(_alter_domain(type_, "{0} NOT NULL".format("DROP" if target.not_null else "SET")),),
+            mended_by=ADD if target.not_null else ALTER,
+            remedy="Let type {0} {1}be NULL".format(type_, "" if target.not_null else "not "),
+        )
+    if source.default != target.default:
+        action = "DROP DEFAULT" if source.default is None else "SET DEFAULT {value}"
+        yield _found(
+            HARMLESS,
+            type_,
+            None,
+            (source.default, target.default),
+            "has another default on the target",
+            statements=(_alter_domain(type_, action, value=raw(source.default or "")),),
+            mended_by=ALTER,
+            remedy="Set the default of type {0}".format(type_),
+        )
+    yield from _checks(type_, source.checks, target.checks)
+
+
+def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str]) -> Iterable[Difference]:
+    for name in sorted({**source, **target}):
+        here, there = source.get(name), target.get(name)
+        if here == there:
+            continue
+        drop = [_alter_domain(type_, "DROP CONSTRAINT {name}", name=identifier(name))] if there else []
+        add = (
+            [_alter_domain(type_, "ADD CONSTRAINT {name} {check}", name=identifier(name), check=raw(here))]
+            if here
+            else []
+        )
+        yield _found(
+            APPLY if there else HARMLESS,
+            type_,
+            name,
+            (here, there),
+            "is on the target only, and may refuse values that the source has"
+            if not here
+            else "is another constraint on the target, and may refuse values that the source has"
+            if there
+            else "is missing on the target",
+            statements=tuple(drop + add),
+            mended_by=ALTER,
+            remedy="{0} constraint {1} of type {2}".format("Make" if here else "Drop", quoted(name), type_),
+        )
+
+
+def _alter_domain(type_: str, action: str, **parts: Any) -> Any:
+    return compose("ALTER DOMAIN {type} {action}", type=raw(type_), action=compose(action, **parts))
+
+
+def _composite(type_: str, source: Type, target: Type) -> Iterable[Difference]:
+    """A value of a composite type travels as its attributes in order, without their names."""
+    here, there = source.attributes, target.attributes
+    shared = [name for name in here if name in there]
+    for name in [name for name in there if name not in here]:
+        yield _found(
+            APPLY,
+            type_,
+            name,
+            (None, str(there[name])),
+            "is on the target only, so that values don't fit",
+            statements=(_alter_type(type_, "DROP ATTRIBUTE {name}", name=identifier(name)),),
+            mended_by=ALTER,
+            remedy="Drop attribute {0} of type {1}".format(quoted(name), type_),
+        )
+    for name, column in here.items():
+        if name not in there:
+            last = list(here)[len(shared) :]
+            yield _found(
+                APPLY,
+                type_,
+                name,
+                (str(column), None),
+                "is missing on the target",
+                statements=(
+                    _alter_type(type_, "ADD ATTRIBUTE {name} {column}", name=identifier(name), column=raw(str(column))),
+                )
+                if name in last
+                else (),
+                mended_by=ADD if name in last else None,
+                remedy="Add attribute {0} to type {1}".format(quoted(name), type_),
+            )
+        elif column != there[name]:
+            yield _found(
+                APPLY,
+                type_,
+                name,
+                (str(column), str(there[name])),
+                "is {0} on the source and {1} on the target".format(column, there[name]),
+                statements=(
+                    _alter_type(
+                        type_, "ALTER ATTRIBUTE {name} TYPE {column}", name=identifier(name), column=raw(str(column))
+                    ),
+                ),
+                mended_by=ALTER,
+                remedy="Make attribute {0} of type {1} {2}".format(quoted(name), type_, column),
+            )
+    if shared != [name for name in there if name in here]:
+        values = (enumerate_in_order(here), enumerate_in_order(there))
+        yield _found(APPLY, type_, None, values, "has its attributes in another order on the target")
+
+
+def enumerate_in_order(names: Iterable[str]) -> str:
+    return ", ".join(map(quoted, names))
+
+
+def _alter_type(type_: str, action: str, **parts: Any) -> Any:
+    return compose("ALTER TYPE {type} {action}", type=raw(type_), action=compose(action, **parts))
+
+
+def of_sequences(
+    source: Mapping[tuple[str, str], SequenceState], target: Mapping[tuple[str, str], SequenceState]
+) -> Iterable[Difference]:
+    """What differs between the definitions of sequences that both sides have."""
+    for key, sequence in source.items():
+        other = target.get(key)
+        if other is None:
+            continue
+        changed = {name: value for name, value in sequence.options.items() if other.options[name] != value}
+        if changed:
+            yield Difference(
+                HARMLESS,
+                "sequence",
+                quoted(*key),
+                None,
+                _options(changed),
+                _options({name: other.options[name] for name in changed}),
+                "sequence {0} has {1} on the source and {2} on the target".format(
+                    quoted(*key), _options(changed), _options({name: other.options[name] for name in changed})
+                ),
+                (compose("ALTER SEQUENCE {name} {options}", name=identifier(*key), options=raw(_options(changed))),),
+                ALTER,
+                "Alter sequence {0}".format(quoted(*key)),
+            )
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return " ".join(
+        ("CYCLE" if value else "NO CYCLE") if name == "CYCLE" else "{0} {1}".format(name, value)
+        for name, value in options.items()
+    )
+
+
+def of_extensions(needed: Iterable[str], source: Mapping[str, str], target: Mapping[str, str]) -> Iterable[Difference]:
+    """What differs between the extensions whose types and operators the tables use."""
+    for name in sorted(needed):
+        here, there = source[name], target.get(name)
+        if there is None:
+            yield Difference(
+                HARMLESS,  # the table that needs it is missing, too
+                "extension",
+                quoted(name),
+                None,
+                here,
+                None,
+                "extension {0} is missing on the target".format(quoted(name)),
+                (compose("CREATE EXTENSION {name}", name=identifier(name)),),
+                CREATE,
+            )
+        elif here != there:
+            yield Difference(
+                HARMLESS,
+                "extension",
+                quoted(name),
+                None,
+                here,
+                there,
+                "extension {0} is version {1} on the source and {2} on the target".format(quoted(name), here, there),
+                (compose("ALTER EXTENSION {name} UPDATE TO {version}", name=identifier(name), version=literal(here)),),
+            )
+
+
+def of_databases(source: Database, target: Database) -> Iterable[Difference]:
+    """What differs between how both databases store and sort texts."""
+    label = quoted(target.name)
+    if source.encoding != target.encoding:
+        safe = target.encoding == "UTF8" and source.encoding != "SQL_ASCII" or target.encoding == "SQL_ASCII"
+        yield Difference(
+            HARMLESS if safe else APPLY,
+            "database",
+            label,
+            None,
+            source.encoding,
+            target.encoding,
+            "the encoding is {0} on the source and {1} on the target{2}".format(
+                source.encoding, target.encoding, "" if safe else ", which may not take all texts"
+            ),
+        )
+    if source.locale != target.locale:
+        words = "texts are sorted by {0} on the source and by {1} on the target".format(source.locale, target.locale)
+        yield Difference(HARMLESS, "database", label, None, source.locale, target.locale, words)
+    elif source.version != target.version and source.version and target.version:
+        words = "texts are sorted by version {0} of {1} on the source and by {2} on the target".format(
+            source.version, source.locale, target.version
+        )
+        yield Difference(HARMLESS, "database", label, None, source.version, target.version, words)
+    if target.outdated:
+        words = (
+            "the target's server sorts by another version of {0} than when the database was made: REINDEX what is on texts, "
+            "then refresh its version"
+        )
+        statement = compose("ALTER DATABASE {name} REFRESH COLLATION VERSION", name=identifier(target.name))
+        yield Difference(
+            HARMLESS, "database", label, None, None, target.version, words.format(target.locale), (statement,)
+        )
