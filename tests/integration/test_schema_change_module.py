@@ -74,7 +74,7 @@ def gate_objects(place: Place) -> int:
 
 def apply_errors(pair: Pair) -> int:
     if pair.target.cluster.major < 15:
-        return pair.target.cluster.log().count("logical replication worker for subscription")
+        return pair.target.cluster.log().count('background worker "logical replication worker"')
     query = "SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = %s"
     return int(pair.target.value(query, [pair.name]))
 
@@ -412,9 +412,10 @@ def large_transaction(pair: Pair) -> Iterator[None]:
         connection.commit()
 
 
-GATED = [(15, "tables"), (13, "tables"), (15, "schema"), (18, "all")]
+GATED = [(15, "tables"), (13, "tables"), (18, "all"), (15, "schema")]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("major", "kind"), GATED)
 def test_the_gate_holds_under_writes(servers: Servers, major: int, kind: str) -> None:
     """Nothing stops, is lost, or is left of it: renamed, of another type and rewritten, with another primary key."""
@@ -445,7 +446,8 @@ def test_the_gate_holds_under_writes(servers: Servers, major: int, kind: str) ->
         assert traces(pair) == before
 
 
-@pytest.mark.parametrize("major", [15, 18])
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("major", [18, 15])
 def test_a_worker_that_waits_for_long_connects_again_without_an_error(servers: Servers, major: int) -> None:
     with pair_of(servers.get(major, "primary"), servers.get(major, "replica")) as pair:
         pair.sql_source(
