@@ -131,7 +131,9 @@ def _relations(
 def _name_of(schema: str, relation: str) -> str:
     """SQL for a name as statement.quoted() spells it, which quotes no keywords."""
     parts = [
-        "CASE WHEN {0} ~ '^[a-z_][a-z0-9_]*$' THEN {0}::text ELSE '\"' || replace({0}, '\"', '\"\"') || '\"' END".format(part)
+        "CASE WHEN {0} ~ '^[a-z_][a-z0-9_]*$' THEN {0}::text ELSE '\"' || replace({0}, '\"', '\"\"') || '\"' END".format(
+            part
+        )
         for part in (schema + ".nspname", relation + ".relname")
     ]
     return _QUOTED.format(*parts)
@@ -230,14 +232,18 @@ def _types(session: Session, labels: Sequence[str], distributed: Sequence[int]) 
 
 def _functions(session: Session, labels: Sequence[str]) -> dict[str, str]:
     """The volatility of functions; of several with one name, that of the most volatile."""
-    return {
-        row.label: row.volatility
-        for row in session.rows(
-            "SELECT w.label, max(p.provolatile::text) AS volatility"
-            " FROM (SELECT label, parse_ident(label) AS parts FROM unnest(%s::text[]) AS label) AS w"
-            " JOIN pg_proc AS p ON p.proname = w.parts[array_upper(w.parts, 1)]"
-            " JOIN pg_namespace AS n ON n.oid = p.pronamespace AND (array_length(w.parts, 1) = 1 OR n.nspname = w.parts[1])"
-            " GROUP BY w.label",
-            [list(dict.fromkeys(labels))],
-        )
-    } if labels else {}
+    return (
+        {
+            row.label: row.volatility
+            for row in session.rows(
+                "SELECT w.label, max(p.provolatile::text) AS volatility"
+                " FROM (SELECT label, parse_ident(label) AS parts FROM unnest(%s::text[]) AS label) AS w"
+                " JOIN pg_proc AS p ON p.proname = w.parts[array_upper(w.parts, 1)]"
+                " JOIN pg_namespace AS n ON n.oid = p.pronamespace AND (array_length(w.parts, 1) = 1 OR n.nspname = w.parts[1])"
+                " GROUP BY w.label",
+                [list(dict.fromkeys(labels))],
+            )
+        }
+        if labels
+        else {}
+    )

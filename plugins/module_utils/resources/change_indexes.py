@@ -24,7 +24,7 @@ class Concurrent(NamedTuple):
     """of the index, with the schema where a statement may name it"""
     table: tuple[str, ...] = ()
 
-    def index(self, session: Session) -> tuple[str, str] | None:
+    def key(self, session: Session) -> tuple[str, str] | None:
         """The schema and name of the index; None when there is no such table, or no such index to be dropped."""
         relation = self.table if self.creates else self.name
         row = session.row(
@@ -119,4 +119,3 @@ def drop_invalid(session: Session, key: tuple[str, str] | None) -> bool:
         return False
     session.execute(compose("DROP INDEX CONCURRENTLY {index}", index=identifier(*key)))
     return True
-

@@ -78,7 +78,8 @@ class Run:
         """Wait until no other run is at work for this publication or subscription; the lock ends with the session."""
         holder = self._part.holder
         while not self._session.value(
-            "SELECT pg_try_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext(%s))", [holder.words]
+            "SELECT pg_try_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext(%s))",
+            [holder.words],
         ):
             if time.monotonic() > end:
                 raise TimedOut("Another run has been at a schema change of {0} all the time.".format(self._part.title))
@@ -126,7 +127,8 @@ class Run:
     def _later_lock_timeout(self) -> int:
         """Milliseconds. Whoever waits for what this transaction has locked, and holds what it waits for, must not be the one that
         the server ends for a deadlock."""
-        return max(1, self._session.value("SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'") // 2)
+        timeout: int = self._session.value("SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'")
+        return max(1, timeout // 2)
 
     def _pass_gate(self, last: int) -> None:
         gate, subscriber = self._part.gate, self._part.subscriber
@@ -145,7 +147,8 @@ class Run:
             self._tried(lambda: self._transaction([]), [each], end)
             self._before = []
         if not (self.progress.begun and self._done_before(concurrent, end)):
-            self._remember(begun=True)
+            if not self.progress.begun:
+                self._remember(begun=True)
             self._tried(lambda: self._concurrently(each, concurrent, end), [each], end)
         self.progress = self.progress._replace(done=each["number"])
         self._remember(begun=False)
@@ -157,7 +160,7 @@ class Run:
 
     def _done_before(self, concurrent: change_indexes.Concurrent, end: float) -> bool:
         """Whether a run that died has done it. What it left half done is taken away."""
-        key = concurrent.index(self._session)
+        key = concurrent.key(self._session)
         if not concurrent.creates:
             return key is None
         self._wait_for_locks(end)
@@ -179,7 +182,7 @@ class Run:
         except ServerRefused:
             session.execute("RESET search_path")
             if concurrent.creates:
-                change_indexes.drop_invalid(session, concurrent.index(session))
+                change_indexes.drop_invalid(session, concurrent.key(session))
             raise
         session.execute("RESET search_path")
         session.execute("RESET lock_timeout")
