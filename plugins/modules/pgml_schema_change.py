@@ -109,6 +109,13 @@ options:
           - The column, exact.
         type: str
         required: true
+  begin:
+    description:
+      - Remember that this server takes part in the change, with so many statements done, when it doesn't know of the change yet.
+        Then nothing else is done.
+      - Tell all servers before the first of them runs a statement. Then one that is lost in between is known to lag, and one
+        that doesn't know of the change has joined later, with the definitions that the upstream had by then.
+    type: int
   abandon:
     description:
       - Ids of unfinished schema changes that are given up. What they have done stays, and is no longer remembered.
@@ -290,10 +297,15 @@ progress:
       type: bool
       sample: false
 other:
-  description: Another change that is unfinished on this server, with the keys C(change), C(done) and C(total); null without one.
+  description:
+    - Another change that is unfinished on this server, with the keys C(change), C(done), C(total) and C(begun); null without one.
   type: dict
   returned: with O(state=present)
-  sample: {"change": "77aa01bc23de", "done": 2, "total": 5}
+  sample: {"change": "77aa01bc23de", "done": 2, "total": 5, "begun": false}
+known:
+  description: Whether this server remembers the change.
+  type: bool
+  returned: with O(state=present)
 lsn:
   description: A position in the upstream's WAL after all that O(statements) did there.
   type: str

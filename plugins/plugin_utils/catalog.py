@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Collection, Mapping
+from typing import Any, Callable, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
@@ -18,19 +18,13 @@ class Catalog:
         self.host = host
         self.done = int(progress.get("done") or 0)
         self.begun = bool(progress.get("begun"))
+        self.known = result.get("known")
         self.other = result.get("other")
         self.publication: Mapping[str, Any] = facts.get("publication") or {}
         self.functions: Mapping[str, str] = facts.get("functions") or {}
         self.relations = {name: _own_copy(each) for name, each in (facts.get("relations") or {}).items()}
         self._made: dict[str, bool] = {}
         self.types = {name: dict(each) for name, each in (facts.get("types") or {}).items()}
-
-    def is_like(self, other: Catalog, gone: Collection[str]) -> bool:
-        """Whether this server holds what the other does of all that is mentioned, and none of the columns that are *gone* there;
-        columns of its own aside."""
-        if self.relations.keys() != other.relations.keys() or self.types.keys() != other.types.keys():
-            return False
-        return all(_is_like(facts, other.relations[name], gone) for name, facts in self.relations.items())
 
     def remember(self, statement: Any) -> None:
         """Take note of a statement that was run here before, in a run that did not come to its end: what it has made counts as
@@ -73,16 +67,6 @@ def column(name: str, definition: Any) -> dict[str, Any]:
         "generated": bool(nodes.constraints(definition, "CONSTR_GENERATED")),
         "identity": bool(nodes.constraints(definition, "CONSTR_IDENTITY")),
     }
-
-
-def _is_like(facts: Mapping[str, Any], other: Mapping[str, Any], gone: Collection[str]) -> bool:
-    columns, theirs = facts["columns"], other["columns"]
-    if facts.get("kind") != other.get("kind") or any(name in gone and name not in theirs for name in columns):
-        return False
-    return all(
-        name in columns and all(columns[name].get(key) == held.get(key) for key in ("type", "not_null"))
-        for name, held in theirs.items()
-    )
 
 
 def _own_copy(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, nodes, plan_text
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
@@ -32,8 +32,9 @@ def schema_change_plan(
     statements = ddl.again(mentions["statements"], mentions.get("lines") or [None] * len(mentions["statements"]))
     scope = Scope(listed, publication)
     servers = [Catalog(primary_name, primary), *(Catalog(host, result) for host, result in replicas.items())]
-    ddl.refuse("Another schema change comes first", list(_unfinished(mentions["change"], servers)))
-    _count_newcomers(servers, statements)
+    given_up = _given_up(mentions["change"], servers)
+    ddl.refuse("Another schema change comes first", list(_unfinished(mentions["change"], servers, given_up)))
+    _count_newcomers(servers)
     placed = _placed(statements, servers, scope, bool(allow_disruptive))
     done = len(statements) - len(placed)
     phases = [_phase(group) for group in _grouped(placed)]
@@ -44,52 +45,33 @@ def schema_change_plan(
         "joins": any(each.joins for each in placed) or any(_comes_or_goes(each.node) for each in statements),
         "disruptive": any(each.consents for each in placed),
         "phases": phases,
+        "abandon": given_up,
     }
     plan["lines"] = plan_text.lines(plan, statements[:done], _grouped(placed), scope.name, primary_name, list(replicas))
     return plan
 
 
-def _unfinished(change: str, servers: Iterable[Catalog]) -> Iterable[str]:
+def _unfinished(change: str, servers: Iterable[Catalog], given_up: Sequence[str]) -> Iterable[str]:
     for server in servers:
         other = server.other
-        if other and other.get("change") != change:
+        if other and other.get("change") not in (change, *given_up):
             words = "change {0} is unfinished on {1}, with {2} of {3} statements done: run it again until it is done."
             yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
 
 
-def _count_newcomers(servers: Sequence[Catalog], statements: Sequence[Statement]) -> None:
-    """A replica that joined after the change was done on the primary got its definitions from there: it remembers nothing of the
-    change, and has what the primary has. Where a change leaves nothing to see, a replica counts as interrupted."""
-    primary, total = servers[0], len(statements)
-    if primary.done < total or not any(_shows(each.node) for each in statements):
-        return
-    gone = {name for each in statements for name in _gone(each.node)}
+def _given_up(change: str, servers: Sequence[Catalog]) -> list[str]:
+    """Other changes that were begun nowhere: servers have been told of them, and no more."""
+    others = [server.other for server in servers if server.other and server.other.get("change") != change]
+    begun = {other.get("change") for other in others if other.get("done") or other.get("begun")}
+    return list(dict.fromkeys(str(other["change"]) for other in others if other.get("change") not in begun))
+
+
+def _count_newcomers(servers: Sequence[Catalog]) -> None:
+    """A replica that joined after the change was begun got its definitions from the primary. It doesn't know of the change,
+    while all that take part were told before the first statement."""
     for replica in servers[1:]:
-        if replica.done == 0 and not replica.begun and replica.is_like(primary, gone):
-            replica.done = total
-
-
-def _gone(node: Any) -> Iterator[str]:
-    """The columns that a statement takes away, or renames."""
-    if nodes.kind(node) == "AlterTableStmt":
-        yield from (each.name for each in node.cmds if nodes.option(each.subtype) == "AT_DropColumn")
-    elif nodes.kind(node) == "RenameStmt" and node.subname:
-        yield node.subname
-
-
-_SHOWN = ("AT_AddColumn", "AT_DropColumn", "AT_SetNotNull", "AT_AlterColumnType")
-
-
-def _shows(node: Any) -> bool:
-    """Whether the facts tell that a statement was run."""
-    kind = nodes.kind(node)
-    if kind == "AlterTableStmt":
-        return any(nodes.option(each.subtype) in _SHOWN for each in node.cmds)
-    if kind == "DropStmt":
-        return nodes.option(node.removeType) in ("OBJECT_TABLE", "OBJECT_INDEX")
-    if kind == "RenameStmt":
-        return nodes.option(node.renameType) in ("OBJECT_TABLE", "OBJECT_COLUMN", "OBJECT_INDEX")
-    return kind in ("CreateStmt", "CreateEnumStmt") or kind == "IndexStmt" and node.idxname is not None
+        if replica.known is False:
+            replica.done = servers[0].done
 
 
 def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: Scope, allowed: bool) -> list[Placed]:

@@ -184,6 +184,20 @@ def test_a_part_runs_once_and_is_remembered_beside_other_comments(shop: Pair) ->
     shop.arrived("t")
 
 
+def test_a_server_is_told_of_a_change_before_it_begins(primary_alone: Place) -> None:
+    place = primary_alone
+    change = on_upstream("ALTER TABLE t ADD COLUMN a int", "ALTER TABLE t ADD COLUMN b int")
+    told = {**change, "statements": [], "begin": 0}
+    assert place.ok(MODULE, **{**change, "statements": []})["known"] is False
+    assert place.converge(MODULE, **told)["changes"] == [f"Take part in schema change {CHANGE}"]
+    assert comment(place) == f"Schema changes: {CHANGE} 0/2"
+    result = place.ok(MODULE, **{**told, "change": OTHER}, check=True, abandon=[CHANGE])
+    assert result["other"] is None and result["known"] is False
+    assert f"Schema change {CHANGE} is unfinished" in place.refused(MODULE, **{**told, "change": OTHER})
+    assert place.ok(MODULE, **change)["known"] and comment(place) == f"Schema changes: {CHANGE} 2/2"
+    assert not place.ok(MODULE, **told)["changed"]
+
+
 def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: Place) -> None:
     place = primary_alone
     bad = [
@@ -207,7 +221,12 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     other = {**on_upstream("ALTER TABLE t ADD d int"), "change": OTHER}
     message = place.refused(MODULE, **other)
     assert f"Schema change {CHANGE} is unfinished on publication pub" in message and "2 of 4 statements" in message
-    assert place.ok(MODULE, **{**other, "statements": []})["other"] == {"change": CHANGE, "done": 2, "total": 4}
+    assert place.ok(MODULE, **{**other, "statements": []})["other"] == {
+        "change": CHANGE,
+        "done": 2,
+        "total": 4,
+        "begun": False,
+    }
     assert "comes next" in place.refused(MODULE, **on_upstream("ALTER TABLE u ADD c int", first=4))
     assert "3 statements" not in place.refused(MODULE, **on_upstream("SELECT 1", first=3, total=5))
     place.sql("CREATE TABLE w (id int)")

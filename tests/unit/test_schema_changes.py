@@ -589,23 +589,30 @@ def test_what_an_unfinished_run_has_made_is_still_made_by_the_change():
 def test_a_replica_that_joined_afterwards_has_nothing_to_do():
     sql = "ALTER TABLE users DROP age; ALTER TABLE users RENAME mood TO feeling"
     after = {"public.users": table("name", "feeling")}
-    newcomer = server(change={"public.users": table("name", "feeling", "own")})
-    old, begun = server(), server(change=after, begun=True)
-    done = server(2, after)
+    done, half = server(2, after), server(1, {"public.users": table("name", "mood")})
+    newcomer = {**server(change=after), "known": False}
     assert plan(sql, primary=done, replicas={"ml-1": newcomer})["phases"] == []
-    assert [phase["first"] for phase in plan(sql, primary=done, replicas={"ml-1": old})["phases"]] == [1, 2]
-    dropped = server(1, {"public.users": table("name", "mood")})
-    assert plan("ALTER TABLE users DROP age", primary=dropped, replicas={"ml-1": old})["phases"]
-    # What it may have begun is not taken for done, nor what can't be seen.
-    assert "does not have" in refusal(sql, primary=done, replicas={"ml-1": begun})
-    unseen = "ALTER TYPE mood RENAME VALUE 'a' TO 'b'"
-    assert plan(unseen, primary=server(1), replicas={"ml-1": server()})["gate"]
+    halfway = {**half, "progress": server()["progress"], "known": False}
+    assert [phase["first"] for phase in plan(sql, primary=half, replicas={"ml-1": halfway}, allow=True)["phases"]] == [
+        2
+    ]
+    # One that was told of the change lags.
+    told = {**server(), "known": True}
+    assert [phase["first"] for phase in plan(sql, primary=done, replicas={"ml-1": told})["phases"]] == [1, 2]
+    unaware = {"ml-1": {**server(), "known": False}}
+    first = plan(sql, primary={**server(), "known": False}, replicas=unaware, allow=True)
+    assert [phase["first"] for phase in first["phases"]] == [1, 2]
 
 
 def test_another_change_comes_first():
-    busy = server(other={"change": "77aa01bc23de", "done": 2, "total": 5})
-    message = refusal("ALTER TABLE users ADD x int", replicas={"ml-1": busy})
-    assert "change 77aa01bc23de is unfinished on ml-1, with 2 of 5 statements done" in message
+    sql = "ALTER TABLE users ADD x int"
+    other = {"change": "77aa01bc23de", "done": 0, "total": 5, "begun": False}
+    busy = server(other={**other, "done": 2})
+    message = refusal(sql, replicas={"ml-1": busy, "ml-2": server(other=other)})
+    assert "change 77aa01bc23de is unfinished on ml-1, with 2 of 5 statements done" in message and "ml-2" in message
+    assert "unfinished" in refusal(sql, replicas={"ml-1": server(other={**other, "begun": True})})
+    # What was begun nowhere stands in nobody's way.
+    assert plan(sql, replicas={"ml-1": server(other=other)})["abandon"] == ["77aa01bc23de"]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class Holder:
         if progress.change not in [entry.change for entry in entries]:
             entries.append(progress)
         entries = [progress if entry.change == progress.change else entry for entry in entries]
-        self._write(own, [entry for entry in entries if entry.done or entry.begun])
+        self._write(own, entries)
 
     def forget(self, changes: Sequence[str]) -> None:
         """Write the comment without the unfinished ones of *changes*."""

@@ -53,6 +53,7 @@ OPTIONS: dict[str, Any] = {
             "column": {"type": "str", "required": True},
         },
     },
+    "begin": {"type": "int"},
     "abandon": {"type": "list", "elements": "str", "default": []},
     "relations": {"type": "list", "elements": "str", "default": []},
     "types": {"type": "list", "elements": "str", "default": []},
@@ -182,6 +183,9 @@ def _present(task: Task, session: Session, part: Part) -> None:
     params = task.params
     progress = _progress(part.holder, params)
     _result(task, session, part, progress)
+    if params["begin"] is not None and not task.result["known"]:
+        _begin(task, part)
+        return
     pending = [each for each in params["statements"] if each["number"] > progress.done]
     if not pending and not (params["before"] and not params["statements"]):
         _abandon_only(task, part)
@@ -203,6 +207,15 @@ def _present(task: Task, session: Session, part: Part) -> None:
         _wait(task, session, part, pending[-1]["number"], end)
         run.carry_out(change_pins.resolved(params, session, pending), end)
     _result(task, session, part, run.progress)
+
+
+def _begin(task: Task, part: Part) -> None:
+    """Remember that the server takes part in a change, before any server runs a statement of it."""
+    params = task.params
+    _refuse_another(part, params)
+    task.note("Take part in schema change {0}".format(params["change"]))
+    if not task.check_mode:
+        part.holder.remember(Progress(params["change"], params["begin"], params["total"]), params["abandon"])
 
 
 def _progress(holder: Holder, params: Mapping[str, Any]) -> Progress:
@@ -231,7 +244,8 @@ def _unfinished(holder: Holder, params: Mapping[str, Any]) -> Progress | None:
 def _result(task: Task, session: Session, part: Part, progress: Progress) -> None:
     other = _unfinished(part.holder, task.params)
     task.result["progress"] = progress.as_result()
-    task.result["other"] = {"change": other.change, "done": other.done, "total": other.total} if other else None
+    task.result["other"] = {"change": other.change, **other.as_result()} if other else None
+    task.result["known"] = task.params["change"] in [entry.change for entry in part.holder.entries()]
     task.result["facts"] = change_facts.read(session, part.holder.kind, part.holder.name, task.params)
 
 
@@ -245,14 +259,18 @@ def _abandon_only(task: Task, part: Part) -> None:
         part.holder.forget(given_up)
 
 
-def _refuse_out_of_order(task: Task, part: Part, progress: Progress, pending: Sequence[Mapping[str, Any]]) -> None:
-    other = _unfinished(part.holder, task.params)
+def _refuse_another(part: Part, params: Mapping[str, Any]) -> None:
+    other = _unfinished(part.holder, params)
     if other:
         raise Refused(
             "Schema change {0} is unfinished on {1}, with {2} of {3} statements done: run that again to its end first, or "
             "give it up.".format(other.change, part.title, other.done, other.total),
-            other={"change": other.change, "done": other.done, "total": other.total},
+            other={"change": other.change, **other.as_result()},
         )
+
+
+def _refuse_out_of_order(task: Task, part: Part, progress: Progress, pending: Sequence[Mapping[str, Any]]) -> None:
+    _refuse_another(part, task.params)
     if pending and pending[0]["number"] != progress.done + 1:
         message = "Statement {0} comes next on {1}, not {2}: {3} of {4} are done there.".format(
             progress.done + 1, part.title, pending[0]["number"], progress.done, progress.total
