@@ -302,6 +302,12 @@ other:
   type: dict
   returned: with O(state=present)
   sample: {"change": "77aa01bc23de", "done": 2, "total": 5, "begun": false}
+finished:
+  description: The changes that are done on this server, by their ids.
+  type: list
+  elements: str
+  returned: with O(state=present)
+  sample: [2f9c0a1b4d3e]
 known:
   description: Whether this server remembers the change.
   type: bool

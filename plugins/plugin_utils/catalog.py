@@ -20,6 +20,7 @@ class Catalog:
         self.begun = bool(progress.get("begun"))
         self.known = result.get("known")
         self.other = result.get("other")
+        self.finished = result.get("finished") or ()
         self.publication: Mapping[str, Any] = facts.get("publication") or {}
         self.functions: Mapping[str, str] = facts.get("functions") or {}
         self.relations = {name: _own_copy(each) for name, each in (facts.get("relations") or {}).items()}

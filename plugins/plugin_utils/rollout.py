@@ -63,6 +63,7 @@ def _given_up(change: str, servers: Sequence[Catalog]) -> list[str]:
     """Other changes that were begun nowhere: servers have been told of them, and no more."""
     others = [server.other for server in servers if server.other and server.other.get("change") != change]
     begun = {other.get("change") for other in others if other.get("done") or other.get("begun")}
+    begun.update(done for server in servers for done in server.finished)
     return list(dict.fromkeys(str(other["change"]) for other in others if other.get("change") not in begun))
 
 

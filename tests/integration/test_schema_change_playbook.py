@@ -260,6 +260,7 @@ STEPS = (
     "CREATE INDEX CONCURRENTLY things_label ON things (label)",
     "ALTER TABLE people DROP COLUMN legacy",
     "ALTER TABLE people ALTER COLUMN name DROP NOT NULL, ALTER COLUMN amount SET DEFAULT 4",
+    "ALTER TABLE people ADD COLUMN grid int[] DEFAULT '{{1,2},{3,4}}'",
 )
 
 
@@ -275,6 +276,7 @@ def test_removals_and_steps_while_rows_are_written(servers: Servers, tmp_path: P
     assert "legacy" not in there[0] and there[1]["label"].startswith("character varying(20) NOT NULL")
     for place in servers.replicas.values():
         assert [columns(place, table) for table in ("people", "things")] == there
+        assert place.value("SELECT bool_and(grid = '{{1,2},{3,4}}') FROM people")
         assert place.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 'things_label'::regclass")
         assert place.sql("SELECT conname FROM pg_constraint WHERE conname = 'labelled'") == []
 
@@ -346,15 +348,21 @@ def test_a_replica_that_is_down_stops_all_before_anything_is_touched(servers: Se
     assert "Can't connect to" in message
 
 
-def test_a_replica_that_dies_after_the_primary_s_part_is_caught_up_with_by_a_rerun(servers: Servers) -> None:
-    """While a session keeps the replica from applying, the primary drops the column, and the replica waits."""
-    servers.changed("ALTER TABLE people ADD COLUMN brief int")
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(
+    "statement",
+    ["ALTER TABLE people RENAME COLUMN brief TO short", "ALTER TABLE people DROP COLUMN brief"],
+    ids=["together", "primary first"],
+)
+def test_a_replica_that_dies_after_the_primary_s_part_catches_up_in_a_rerun(servers: Servers, statement: str) -> None:
+    """While a session keeps the replica from applying, the primary changes, and the replica waits."""
+    for place in (servers.primary, *servers.replicas.values()):
+        place.sql("ALTER TABLE people ADD COLUMN IF NOT EXISTS brief int")
     second = servers.replicas["ml-2"]
-    statement = "ALTER TABLE people DROP COLUMN brief"
     with writing(servers.primary):
         with closing(second.cluster.connect("ml", autocommit=False)) as session, session.cursor() as cursor:
             cursor.execute("LOCK TABLE people IN SHARE MODE")
-            process = servers.start(statement)
+            process = servers.start(statement, allow_disruptive=True)
             try:
                 wait_for(lambda: "brief" not in columns(servers.primary, "people"), 60, "the primary's part")
                 second.cluster.kill()
@@ -364,21 +372,30 @@ def test_a_replica_that_dies_after_the_primary_s_part_is_caught_up_with_by_a_rer
         second.cluster.start()
         assert "brief" in columns(second, "people")
         refused = servers.change("ALTER TABLE things ADD COLUMN other int")
-        assert not refused.ok and "brief" not in columns(servers.primary, "people"), refused.output
+        assert not refused.ok and "unfinished on ml-2, with 0 of 1 statements done" in refused.message, refused.output
         assert "other" not in columns(servers.primary, "things")
-        servers.changed(statement)
+        servers.changed(statement, allow_disruptive=True)
     servers.equal()
-    for place in servers.replicas.values():
+    for place in (servers.primary, *servers.replicas.values()):
         assert "brief" not in columns(place, "people")
+        assert place.sql("SELECT nspname FROM pg_namespace WHERE nspname = 'pgml_distributed'") == []
 
 
-def test_a_lock_that_can_t_be_had_on_the_primary_names_who_holds_it(servers: Servers) -> None:
+def test_a_lock_that_can_t_be_had_names_who_holds_it_and_the_rerun_goes_on(servers: Servers) -> None:
     statement = "ALTER TABLE people ADD COLUMN patient int"
-    with servers.primary.transaction("SELECT FROM people LIMIT 1") as pid:
-        run = servers.change(statement, lock_timeout=200, timeout=2)
-    assert not run.ok and f"process {pid}" in run.message and "goes on" in run.message, run.output
+    options = {"lock_timeout": 200, "timeout": 2}
+    with servers.replicas["ml-2"].transaction("SELECT FROM people LIMIT 1") as pid:
+        run = servers.change(statement, **options)
+    assert [host for host, _ in run.failures] == ["ml-2"] and f"process {pid}" in run.message, run.output
+    assert "patient" in columns(servers.replicas["ml-1"], "people")
     assert "patient" not in columns(servers.primary, "people")
-    assert all("patient" in columns(place, "people") for place in servers.replicas.values())
+    with servers.primary.transaction("SELECT FROM people LIMIT 1") as pid:
+        run = servers.change(statement, **options)
+    assert [host for host, _ in run.failures] == ["prod"], run.output
+    for words in (f"process {pid}", "no statement of it is done on publication pgml_shop", "goes on from there"):
+        assert words in run.message
+    assert "patient" in columns(servers.replicas["ml-2"], "people")
+    assert "patient" not in columns(servers.primary, "people")
     servers.changed(statement)
     assert "patient" in columns(servers.primary, "people")
 

@@ -611,6 +611,8 @@ def test_another_change_comes_first():
     message = refusal(sql, replicas={"ml-1": busy, "ml-2": server(other=other)})
     assert "change 77aa01bc23de is unfinished on ml-1, with 2 of 5 statements done" in message and "ml-2" in message
     assert "unfinished" in refusal(sql, replicas={"ml-1": server(other={**other, "begun": True})})
+    done = {**server(), "finished": ["77aa01bc23de"]}
+    assert "with 0 of 5 statements done" in refusal(sql, primary=done, replicas={"ml-1": server(other=other)})
     # What was begun nowhere stands in nobody's way.
     assert plan(sql, replicas={"ml-1": server(other=other)})["abandon"] == ["77aa01bc23de"]
 

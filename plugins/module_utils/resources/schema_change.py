@@ -245,7 +245,9 @@ def _result(task: Task, session: Session, part: Part, progress: Progress) -> Non
     other = _unfinished(part.holder, task.params)
     task.result["progress"] = progress.as_result()
     task.result["other"] = {"change": other.change, **other.as_result()} if other else None
-    task.result["known"] = task.params["change"] in [entry.change for entry in part.holder.entries()]
+    entries = part.holder.entries()
+    task.result["known"] = task.params["change"] in [entry.change for entry in entries]
+    task.result["finished"] = [entry.change for entry in entries if entry.finished]
     task.result["facts"] = change_facts.read(session, part.holder.kind, part.holder.name, task.params)
 
 
