@@ -112,6 +112,26 @@ def plays_of(servers: Servers, state: str = "present", wal_space: Any = ROOM) ->
     return [("billing", primary), ("billing", publish), ("analytics", replica), ("analytics", subscribe)]
 
 
+def schema_change_of(servers: Servers, *statements: str) -> tuple[str, dict[str, Any]]:
+    """One play over both sides, in which each knows its own login."""
+    shop, analytics = servers
+    task = role(
+        "pgml_schema_change",
+        name="goods",
+        primary="billing-db",
+        replicas=["analytics-db"],
+        tables=TABLES,
+        statements=list(statements),
+        publication="goods",
+        subscription="goods_in",
+        slot="goods_slot",
+        login="{{ logins[inventory_hostname] }}",
+        source={"host": shop.host, "port": shop.port, "db": "shop", "user": "courier", "password": Unsafe(PASSWORD)},
+    )
+    logins = {"billing-db": login(shop, login_db="shop"), "analytics-db": login(analytics, login_db="warehouse")}
+    return "billing:analytics", {**task, "vars": {**task["vars"], "logins": logins}}
+
+
 def test_the_roles_together_bring_a_table_and_take_it_back(servers: Servers, playbook: Playbook) -> None:
     shop, analytics = servers
     before = snapshot(shop)
@@ -127,6 +147,11 @@ def test_the_roles_together_bring_a_table_and_take_it_back(servers: Servers, pla
         (False, False, False)
     ]
     assert shop.sql("SELECT pubname FROM pg_publication", dbname="shop") == [("goods",)]
+    playbook.converge(schema_change_of(servers, "ALTER TABLE products ADD COLUMN colour text NOT NULL DEFAULT 'red'"))
+    for server, dbname in ((shop, "shop"), (analytics, "warehouse")):
+        assert server.sql("SELECT DISTINCT colour FROM products", dbname=dbname) == [("red",)]
+    again = playbook.run(*plays_of(servers), schema_change_of(servers, "ALTER TABLE products DROP COLUMN colour"))
+    assert again.ok and not [task for _, task, _ in again.changed if "pgml_schema_change" not in task], again.output
     playbook.converge(*plays_of(servers, "absent"))
     assert [part for part in differences(before, snapshot(shop)) if part in PARTS] == []
     assert analytics.sql("SELECT count(*) FROM pg_subscription") == [(0,)]

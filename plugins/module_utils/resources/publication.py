@@ -22,6 +22,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     with_options,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    change_progress,
     replica_identity,
     row_filter,
     tables,
@@ -72,6 +73,9 @@ class Publication(NamedTuple):
     generated_columns: str | None
     owner: str | None
     comment: str | None
+    """without the line of progress"""
+    progress: str | None = None
+    """the line of progress at the comment's end, which is pgml_schema_change's"""
 
     def over(self, current: Publication | None) -> Publication:
         """What will be there: *self* where it says something, *current* elsewhere."""
@@ -142,6 +146,7 @@ def read(session: Session, name: str) -> Publication | None:
     )
     if row is None:
         return None
+    comment, progress = change_progress.parted(row.comment)
     return Publication(
         name=name,
         all_tables=row.puballtables,
@@ -151,7 +156,8 @@ def read(session: Session, name: str) -> Publication | None:
         via_partition_root=row.pubviaroot,
         generated_columns="stored" if row.gencols == "s" else "none",
         owner=row.owner,
-        comment=row.comment,
+        comment=comment or None,
+        progress=progress,
     )
 
 
@@ -166,7 +172,9 @@ def _read_tables(session: Session, oid: int) -> dict[tuple[str, str], Published]
             "SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, "
             + (_COLUMNS_AND_FILTER if has_filters else "NULL AS columns, NULL AS filter, NULL AS filter_columns")
             + " FROM pg_publication_rel AS pr JOIN pg_class AS c ON c.oid = pr.prrelid"
-            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE pr.prpubid = %s",
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE pr.prpubid = %s"
+            # The gate of a schema change comes and goes with that.
+            " AND NOT (n.nspname = 'pgml_distributed' AND c.relname ~ '_gate$')",
             [oid],
         )
     }
@@ -445,11 +453,14 @@ def _plan_owner_and_comment(current: Publication | None, wanted: Publication) ->
     if wanted.owner is not None and (current is None or wanted.owner != current.owner):
         words = 'Set owner of publication "{0}" to "{1}"'.format(wanted.name, wanted.owner)
         changes.append(_alter(wanted.name, compose("OWNER TO {owner}", owner=identifier(wanted.owner)), words))
-    if wanted.comment is not None and wanted.comment != ((current and current.comment) or ""):
+    before = change_progress.joined(current.comment, current.progress) if current else ""
+    after = change_progress.joined(
+        wanted.comment if wanted.comment is not None else current and current.comment,
+        wanted.progress or (current and current.progress),
+    )
+    if before != after:
         statement = compose(
-            "COMMENT ON PUBLICATION {name} IS {comment}",
-            name=identifier(wanted.name),
-            comment=literal(wanted.comment or None),
+            "COMMENT ON PUBLICATION {name} IS {comment}", name=identifier(wanted.name), comment=literal(after or None)
         )
         changes.append(Change(statement, 'Set comment of publication "{0}"'.format(wanted.name)))
     return changes

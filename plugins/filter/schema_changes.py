@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the role pgml_schema_change asks of its statements."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import mentions, rollout
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what *function* refuses instead of raising it: of an exception, Ansible shows more of its own words than of ours."""
+
+    @functools.wraps(function)
+    def filtered(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except AnsibleFilterError as error:
+            return {"problem": str(error)}
+
+    return filtered
+
+
+class FilterModule:
+    """The filters' entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "schema_change_mentions": _told(mentions.schema_change_mentions),
+            "schema_change_plan": _told(rollout.schema_change_plan),
+        }

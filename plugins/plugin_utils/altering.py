@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where each thing that an ALTER TABLE does comes in a schema change."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable
+
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import constraining, ddl, defaults, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
+    PRIMARY_FIRST,
+    PRIMARY_ONLY,
+    READS,
+    REPLICAS_FIRST,
+    REWRITES,
+    TOGETHER,
+    Context,
+    Misplaced,
+    Part,
+)
+
+_ON_ITS_OWN = (
+    "adds {0} with {1}: write that as a statement of its own, ALTER TABLE .. ADD .., so that it comes in its own time"
+)
+_VOLATILE = (
+    "gives column {0} {1}, which each server would compute on its own for the rows that are there: add the column without it, "
+    "set it as the default, then fill the column with UPDATE in batches on the primary"
+)
+
+
+def part(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    """Where one subcommand comes. Raises Misplaced."""
+    subtype = nodes.option(command.subtype)
+    refuse_cascade(command.behavior)
+    if subtype not in _PARTS:
+        words = "{0} of {1}, which is not part of what is kept equal: run it where you want it"
+        raise Misplaced(words.format(_UNKEPT.get(subtype, "alters a property ({0})".format(subtype[3:])), name))
+    _check_column(context, name, facts, command)
+    return _PARTS[subtype](context, name, facts, command)
+
+
+def _check_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> None:
+    """Refuse beforehand what a server would refuse in the middle of the change."""
+    subtype = nodes.option(command.subtype)
+    if subtype == "AT_AddColumn" and not command.missing_ok:
+        listed = context.listed(name, facts)
+        left_out = listed is not None and command.def_.colname not in (context.scope.columns(name) or ())
+        for server in [context.base] if left_out else context.waiting:
+            if command.def_.colname in server.relations.get(name, {}).get("columns", {}):
+                words = "adds column {0}, which {1} has already on {2}"
+                raise Misplaced(words.format(quoted(command.def_.colname), name, server.host))
+    if subtype in _OF_COLUMNS and facts["columns"] and not command.missing_ok:
+        added = [each.def_.colname for each in context.node.cmds if nodes.option(each.subtype) == "AT_AddColumn"]
+        if command.name not in facts["columns"] and command.name not in added:
+            words = "is about column {0}, which {1} does not have on {2}"
+            raise Misplaced(words.format(quoted(command.name), name, context.base.host))
+
+
+def refuse_cascade(behavior: Any) -> None:
+    if nodes.option(behavior) == "DROP_CASCADE":
+        raise Misplaced(
+            "has CASCADE, which would drop what depends on it, and that differs from server to server: drop that first"
+        )
+
+
+def check_types(context: Context, definitions: Iterable[Any]) -> None:
+    """Refuse types that a replica doesn't know."""
+    for definition in definitions:
+        name = nodes.type_name(definition.typeName) if definition.typeName is not None else ""
+        lacking = [each.host for each in context.replicas if name in context.base.types and name not in each.types]
+        if lacking:
+            raise Misplaced("uses type {0}, which is not on {1}: create it there".format(name, " and ".join(lacking)))
+
+
+def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    definition = command.def_
+    check_types(context, [definition])
+    words = "adds column {0} to {1}".format(quoted(definition.colname), name)
+    found = Part(REPLICAS_FIRST, words, columns=[definition.colname])
+    _place_by_list(context, name, facts, definition.colname, found)
+    if context.is_apart(facts):
+        return found
+    _refuse_inline(definition)
+    _judge_default(context, facts, definition, found)
+    if not context.is_small(facts):
+        _weigh(context, name, definition, found)
+    if found.pin is not None and found.order == PRIMARY_ONLY:
+        found.pin = None
+    elif found.pin is not None:
+        found.order = TOGETHER
+        found.pin = command
+        found.reason = "the rows that are there get the value that the primary gave them"
+    return found
+
+
+def _place_by_list(context: Context, name: str, facts: dict[str, Any], column: str, found: Part) -> None:
+    if context.listed(name, facts) is None:
+        return
+    if column in (context.scope.columns(name) or ()):
+        found.columns = ()
+        found.comes = column
+        found.joins = True
+    else:
+        found.order = PRIMARY_ONLY
+        found.reason = "{0} is distributed by columns, and {1} is not listed".format(name, quoted(column))
+
+
+def _refuse_inline(definition: Any) -> None:
+    for kind, words in (
+        ("CONSTR_UNIQUE", "UNIQUE"),
+        ("CONSTR_PRIMARY", "PRIMARY KEY"),
+        ("CONSTR_FOREIGN", "REFERENCES"),
+    ):
+        if nodes.constraints(definition, kind):
+            raise Misplaced(_ON_ITS_OWN.format("column {0}".format(quoted(definition.colname)), words))
+    if nodes.constraints(definition, "CONSTR_IDENTITY"):
+        raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
+    if nodes.type_name(definition.typeName) in nodes.SERIALS:
+        raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
+
+
+def _judge_default(context: Context, facts: dict[str, Any], definition: Any, found: Part) -> None:
+    expression = nodes.default(definition)
+    if expression is None:
+        return
+    type_name = nodes.type_name(definition.typeName)
+    try:
+        judged = defaults.judge(expression, type_name, context.primary.functions)
+    except defaults.NotJudged as problem:
+        raise Misplaced("adds column {0}, whose default {1}".format(quoted(definition.colname), problem)) from problem
+    if judged == defaults.VOLATILE and found.order != PRIMARY_ONLY:
+        raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
+    if judged == defaults.STABLE and not facts.get("empty"):
+        if context.base.types.get(type_name, {}).get("kind") == "d":
+            raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
+        found.pin = definition
+
+
+def _text(expression: Any) -> str:
+    return ddl.printed(expression)
+
+
+def _weigh(context: Context, name: str, definition: Any, found: Part) -> None:
+    generated = nodes.constraints(definition, "CONSTR_GENERATED")
+    domain = context.base.types.get(nodes.type_name(definition.typeName), {}).get("kind") == "d"
+    volatile = (
+        nodes.default(definition) is not None and found.order == PRIMARY_ONLY and _is_volatile(context, definition)
+    )
+    if generated and generated[0].generated_kind != "v" or domain or volatile:
+        found.blocks = REWRITES
+        found.consent = "{0}, which rewrites the table while it is locked".format(found.words)
+    elif nodes.constraints(definition, "CONSTR_CHECK"):
+        found.blocks = READS
+        found.consent = (
+            "{0} with a CHECK, which reads the whole table while it is locked: add the column first, then the CHECK NOT VALID, "
+            "then VALIDATE it"
+        ).format(found.words)
+
+
+def _is_volatile(context: Context, definition: Any) -> bool:
+    return any(context.primary.functions.get(name) == "v" for name in nodes.functions(nodes.default(definition)))
+
+
+def _drop_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    column = command.name
+    found = Part(PRIMARY_FIRST, "drops column {0} of {1}".format(quoted(column), name), columns=[column])
+    if column in (context.scope.columns(name) or ()):
+        raise Misplaced(
+            "drops column {0} of {1}, which pgml_distributions still lists: take it out there".format(
+                quoted(column), name
+            )
+        )
+    listed = context.listed(name, facts)
+    if listed and column in listed:
+        found.goes, found.joins = column, True
+    if column in facts["key"]:
+        found.order = TOGETHER
+        found.consent = "{0}, by which replication finds rows".format(found.words)
+    _check_replicas(context, name, listed, command)
+    if column not in facts["key"] and any(
+        _rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas
+    ):
+        found.before = [loosened(name, column)]
+    return found
+
+
+def _check_replicas(context: Context, name: str, listed: list[str] | None, command: Any) -> None:
+    if command.missing_ok or listed is not None and command.name not in listed:
+        return
+    for replica in context.replicas:
+        columns = replica.relations.get(name, {}).get("columns") or {}
+        if columns and command.name not in columns:
+            words = "drops column {0} of {1}, which is not on {2}: write IF EXISTS"
+            raise Misplaced(words.format(quoted(command.name), name, replica.host))
+
+
+def _rejects_rows_without(facts: dict[str, Any] | None, column: str) -> bool:
+    held = (facts or {}).get("columns", {}).get(column, {})
+    return bool(held.get("not_null")) and not any(held.get(key) for key in ("has_default", "generated", "identity"))
+
+
+def loosened(name: str, column: str) -> str:
+    """The statement that lets rows come without *column*."""
+    tree = ddl.parsed("ALTER TABLE {0} ALTER COLUMN c DROP NOT NULL".format(ddl.exact(name)))
+    tree.cmds[0].name = column
+    return ddl.printed(tree)
+
+
+def _neutral(template: str) -> Callable[[Context, str, dict[str, Any], Any], Part]:
+    """What disturbs nobody, and may be there earlier on the replicas."""
+
+    def placed(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+        return Part(REPLICAS_FIRST, template.format(quoted(command.name), name), columns=[command.name])
+
+    return placed
+
+
+def _column_default(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    words = "{0} the default of column {1} of {2}".format(
+        "drops" if command.def_ is None else "sets", quoted(command.name), name
+    )
+    return Part(REPLICAS_FIRST, words, columns=[command.name])
+
+
+def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    definition = command.def_
+    check_types(context, [definition])
+    words = "changes the type of column {0} of {1} to {2}".format(
+        quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
+    )
+    rewrites = not context.is_small(facts)
+    consent = "{0}, which locks the table and may rewrite it".format(words)
+    return Part(TOGETHER, words, consent=consent, blocks=REWRITES if rewrites else None, columns=[command.name])
+
+
+def _expression(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    sets = nodes.option(command.subtype) == "AT_SetExpression"
+    words = "{0} the expression of column {1} of {2}".format("sets" if sets else "drops", quoted(command.name), name)
+    if sets:
+        consent = "{0}, which rewrites the table while it is locked".format(words)
+        return Part(TOGETHER, words, consent=consent, blocks=REWRITES, columns=[command.name])
+    consent = "{0}, whose values the primary sends from then on".format(words)
+    return Part(TOGETHER, words, consent=consent, columns=[command.name])
+
+
+def _replica_identity(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    words = "changes the replica identity of {0}".format(name)
+    if command.def_.identity_type == "n":
+        raise Misplaced(
+            "takes the replica identity of {0} away, so that UPDATE and DELETE would fail on the primary".format(name)
+        )
+    return Part(TOGETHER, words, consent="{0}, by which replication finds rows".format(words))
+
+
+def _attach(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    child = nodes.relation(command.def_.name)
+    found = Part(PRIMARY_FIRST, "attaches {0} to {1}".format(child, name), joins=True)
+    _refuse_via_root(context, name, "attaches a partition to")
+    held = context.base.relations.get(child)
+    if held is None:
+        raise Misplaced("attaches {0}, which does not exist on {1}".format(child, context.base.host))
+    lacking = context.lacking(child)
+    if lacking:
+        # With the first row that comes, apply fails for want of the table, whether it is subscribed to or not.
+        raise Misplaced(
+            "attaches {0}, which is not on {1}: list it in pgml_distributions and run distribute.yml first, which brings it "
+            "with its rows".format(child, " and ".join(lacking))
+        )
+    if not context.is_small(held):
+        found.warning = "reads {0} while it is locked, unless a CHECK says the same as the bounds".format(child)
+    return found
+
+
+def _detach(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    if command.def_.concurrent or nodes.option(command.subtype) == "AT_DetachPartitionFinalize":
+        raise Misplaced(
+            "detaches a partition CONCURRENTLY, which can't be undone when it is interrupted: write it without"
+        )
+    _refuse_via_root(context, name, "detaches a partition of")
+    return Part(PRIMARY_FIRST, "detaches {0} from {1}".format(nodes.relation(command.def_.name), name), joins=True)
+
+
+def _refuse_via_root(context: Context, name: str, what: str) -> None:
+    if context.primary.publication.get("via_partition_root"):
+        words = "{0} {1}, which is published by its root: rows of the partition would be copied twice or be missed"
+        raise Misplaced(words.format(what, name))
+
+
+_OF_COLUMNS = (
+    "AT_DropColumn",
+    "AT_ColumnDefault",
+    "AT_DropNotNull",
+    "AT_SetNotNull",
+    "AT_AddIdentity",
+    "AT_SetIdentity",
+    "AT_DropIdentity",
+    "AT_SetExpression",
+    "AT_DropExpression",
+    "AT_AlterColumnType",
+)
+
+_PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
+    "AT_AddColumn": _add_column,
+    "AT_DropColumn": _drop_column,
+    "AT_ColumnDefault": _column_default,
+    "AT_DropNotNull": _neutral("lets column {0} of {1} be NULL"),
+    "AT_SetNotNull": constraining.set_not_null,
+    "AT_AddIdentity": _neutral("makes column {0} of {1} an identity"),
+    "AT_SetIdentity": _neutral("sets how column {0} of {1} is numbered"),
+    "AT_DropIdentity": _neutral("makes column {0} of {1} no identity any more"),
+    "AT_SetExpression": _expression,
+    "AT_DropExpression": _expression,
+    "AT_AddConstraint": constraining.add_constraint,
+    "AT_ValidateConstraint": constraining.validate,
+    "AT_DropConstraint": constraining.drop_constraint,
+    "AT_AlterConstraint": constraining.alter_constraint,
+    "AT_AlterColumnType": _alter_type,
+    "AT_ReplicaIdentity": _replica_identity,
+    "AT_AttachPartition": _attach,
+    "AT_DetachPartition": _detach,
+    "AT_DetachPartitionFinalize": _detach,
+}
+
+_UNKEPT = {
+    "AT_ChangeOwner": "changes the owner",
+    "AT_SetTableSpace": "changes the tablespace",
+    "AT_SetRelOptions": "sets storage parameters",
+    "AT_ResetRelOptions": "resets storage parameters",
+    "AT_ReplaceRelOptions": "sets storage parameters",
+    "AT_SetStatistics": "sets the statistics target of a column",
+    "AT_SetOptions": "sets options of a column",
+    "AT_ResetOptions": "resets options of a column",
+    "AT_SetStorage": "sets the storage of a column",
+    "AT_SetCompression": "sets the compression of a column",
+    "AT_ClusterOn": "chooses the index to cluster",
+    "AT_DropCluster": "chooses no index to cluster",
+    "AT_SetLogged": "changes the logging",
+    "AT_SetUnLogged": "changes the logging",
+    "AT_SetAccessMethod": "changes the access method",
+    "AT_AddInherit": "changes the inheritance",
+    "AT_DropInherit": "changes the inheritance",
+    "AT_AddOf": "changes the type",
+    "AT_DropOf": "changes the type",
+    "AT_EnableRowSecurity": "changes the row security",
+    "AT_DisableRowSecurity": "changes the row security",
+    "AT_ForceRowSecurity": "changes the row security",
+    "AT_NoForceRowSecurity": "changes the row security",
+    **{
+        "AT_{0}{1}".format(verb, what): "enables or disables a {0}".format("trigger" if "Trig" in what else "rule")
+        for verb in ("Enable", "Disable", "EnableAlways", "EnableReplica")
+        for what in ("Trig", "TrigAll", "TrigUser", "Rule")
+    },
+}

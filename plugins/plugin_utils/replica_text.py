@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a server has to run another text than the user wrote: made by changing the parse tree and printing it."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, names, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Part, Placed
+
+_MARK = "\ue000missing {0} {1}.{2}\ue000"
+
+
+def pinned(context: Context, table: str | None, parts: Sequence[Part]) -> tuple[str, list[dict[str, str]]]:
+    """What replicas run instead of ADD COLUMN .. DEFAULT now(): the rows that are there get the value that those of the primary
+    got, which the module puts in place of a mark; the default comes after that. One ALTER TABLE does both: it adds columns
+    before it sets defaults."""
+    columns = [part.pin.def_.colname for part in parts if part.pin is not None]
+    if not columns or table is None:
+        return context.statement.text, []
+    tree = ddl.parsed(context.statement.text)
+    pins, later = [], []
+    for command in tree.cmds:
+        if nodes.option(command.subtype) != "AT_AddColumn" or command.def_.colname not in columns:
+            continue
+        column = command.def_.colname
+        # Without backslashes, which are read in two ways.
+        mark = _MARK.format(context.statement.number, table, column).replace("\\", "/")
+        constraint = nodes.constraints(command.def_, "CONSTR_DEFAULT")[0]
+        later.append(ddl.default_setting(column, constraint.raw_expr))
+        constraint.raw_expr = ddl.expression(ddl.text_literal(mark))
+        pins.append({"mark": mark, "table": table, "column": column})
+    tree.cmds = (*tree.cmds, *later)
+    return ddl.printed(tree), pins
+
+
+def shown(placed: Placed) -> str:
+    """What replicas run, for people."""
+    text = placed.replica
+    for pin in placed.pins:
+        text = text.replace(ddl.text_literal(pin["mark"]), "(the value at the source)")
+    return text
+
+
+def republished(context: Context, table: str | None, parts: Sequence[Part]) -> str:
+    """What the primary runs: where columns join or leave the column list of a table, the publication changes in the same
+    transaction, so that no row comes with less, or more, than the replicas expect."""
+    text = context.statement.text
+    come = [part.comes for part in parts if part.comes]
+    go = [part.goes for part in parts if part.goes]
+    if table is None or not (come or go):
+        return text
+    listed = context.listed(table, context.base.relations[table]) or []
+    columns = [each for each in listed if each not in go] + come
+    taken_out = _publication(context, table, "DROP TABLE ONLY t")
+    where = context.scope.where(table)
+    put_in = _publication(
+        context, table, "ADD TABLE ONLY t (c){0}".format(" WHERE ({0}\n)".format(where) if where else ""), columns
+    )
+    texts = [taken_out, put_in, text] if go else [text, taken_out, put_in]
+    return ";\n".join(texts)
+
+
+def _publication(context: Context, table: str, template: str, columns: Sequence[str] = ()) -> str:
+    tree = ddl.parsed("ALTER PUBLICATION p {0}".format(template))
+    tree.pubname = context.scope.publication
+    held: Any = tree.pubobjects[0].pubtable
+    held.relation.schemaname, held.relation.relname = names.parsed(table)
+    if columns:
+        held.columns = ddl.text_list(columns)
+    return ddl.printed(tree)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a schema change: its statements in steps, each with the side that comes first."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Mapping, Sequence
+
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, nodes, plan_text
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.ddl import Statement
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
+    PRIMARY_ONLY,
+    TOGETHER,
+    Context,
+    Misplaced,
+    Placed,
+)
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.placing import place, unagreed
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.scope import Scope
+
+
+def schema_change_plan(
+    mentions: Mapping[str, Any],
+    primary: Mapping[str, Any],
+    replicas: Mapping[str, Mapping[str, Any]],
+    listed: Mapping[str, Any],
+    allow_disruptive: bool = False,
+    primary_name: str = "the primary",
+    publication: str | None = None,
+) -> dict[str, Any]:
+    """What filter schema_change_plan returns. Raises AnsibleFilterError with every statement that can't be placed."""
+    statements = ddl.again(mentions["statements"], mentions.get("lines") or [None] * len(mentions["statements"]))
+    scope = Scope(listed, publication)
+    servers = [Catalog(primary_name, primary), *(Catalog(host, result) for host, result in replicas.items())]
+    given_up = _given_up(mentions["change"], servers)
+    ddl.refuse("Another schema change comes first", list(_unfinished(mentions["change"], servers, given_up)))
+    _count_newcomers(servers)
+    placed = _placed(statements, servers, scope, bool(allow_disruptive))
+    done = len(statements) - len(placed)
+    phases = [_phase(group) for group in _grouped(placed)]
+    plan = {
+        "change": mentions["change"],
+        "total": len(statements),
+        "gate": any(phase["order"] == TOGETHER for phase in phases),
+        "joins": any(each.joins for each in placed) or any(_comes_or_goes(each.node) for each in statements),
+        "disruptive": any(each.consents for each in placed),
+        "phases": phases,
+        "abandon": given_up,
+    }
+    plan["lines"] = plan_text.lines(plan, statements[:done], _grouped(placed), scope.name, primary_name, list(replicas))
+    return plan
+
+
+def _unfinished(change: str, servers: Iterable[Catalog], given_up: Sequence[str]) -> Iterable[str]:
+    for server in servers:
+        other = server.other
+        if other and other.get("change") not in (change, *given_up):
+            words = "change {0} is unfinished on {1}, with {2} of {3} statements done: run it again until it is done."
+            yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
+
+
+def _given_up(change: str, servers: Sequence[Catalog]) -> list[str]:
+    """Other changes that were begun nowhere: servers have been told of them, and no more."""
+    others = [server.other for server in servers if server.other and server.other.get("change") != change]
+    begun = {other.get("change") for other in others if other.get("done") or other.get("begun")}
+    begun.update(done for server in servers for done in server.finished)
+    return list(dict.fromkeys(str(other["change"]) for other in others if other.get("change") not in begun))
+
+
+def _count_newcomers(servers: Sequence[Catalog]) -> None:
+    """A replica that joined after the change was begun got its definitions from the primary. It doesn't know of the change,
+    while all that take part were told before the first statement."""
+    for replica in servers[1:]:
+        if replica.known is False:
+            replica.done = servers[0].done
+
+
+def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: Scope, allowed: bool) -> list[Placed]:
+    """The statements that are left to do on some server, with their places."""
+    found: list[Placed] = []
+    problems: list[str] = []
+    for number, statement in enumerate(statements):
+        waiting = [server for server in servers if server.done < statement.number]
+        for server in servers:
+            if server not in waiting:
+                server.remember(statement.node)
+        if not waiting:
+            continue
+        replicas = [server for server in waiting if server is not servers[0]]
+        context = Context(statement, servers[0], replicas, waiting[0], scope, statements[number + 1 :])
+        on: Sequence[Catalog] = waiting
+        try:
+            placed = place(context)
+        except Misplaced as problem:
+            problems += ["{0} {1}.".format(statement.label, words) for words in str(problem).split("\n")]
+        else:
+            found.append(placed)
+            if not allowed and servers[0] in waiting:
+                problems += ["{0} {1}.".format(statement.label, words) for words in unagreed(placed)]
+            on = [server for server in waiting if server is servers[0] or placed.order != PRIMARY_ONLY]
+        for server in on:
+            server.run(statement.node)
+    ddl.refuse("The schema change can't be rolled out", problems)
+    return found
+
+
+def _grouped(placed: Sequence[Placed]) -> list[list[Placed]]:
+    """Neighbours of the same order; what has to have a transaction of its own is alone."""
+    groups: list[list[Placed]] = []
+    for each in placed:
+        last = groups[-1][-1] if groups else None
+        if last is not None and last.order == each.order and not (each.alone or last.alone):
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    return groups
+
+
+def _phase(group: Sequence[Placed]) -> dict[str, Any]:
+    return {
+        "order": group[0].order,
+        "first": group[0].statement.number,
+        "last": group[-1].statement.number,
+        "statements": [
+            {
+                "number": each.statement.number,
+                "sql": each.statement.text,
+                "words": each.words,
+                "on": each.on,
+                "transactional": each.transactional,
+                "reason": each.reason,
+            }
+            for each in group
+        ],
+        "primary": [_run(each, each.primary) for each in group],
+        "replicas": [_run(each, each.replica if each.on == "both" else None) for each in group],
+        "before": list(dict.fromkeys(text for each in group for text in each.before)),
+        "pins": [pin for each in group for pin in each.pins],
+        "why": "; ".join(each.words for each in group),
+    }
+
+
+def _run(placed: Placed, sql: str | None) -> dict[str, Any]:
+    return {"number": placed.statement.number, "sql": sql, "transactional": placed.transactional or sql is None}
+
+
+def _comes_or_goes(node: Any) -> bool:
+    """Whether tables come or go by a statement, also one that is done: a run that broke off may not have got to that."""
+    kind = nodes.kind(node)
+    if kind == "CreateStmt":
+        return True
+    if kind == "DropStmt":
+        return nodes.option(node.removeType) == "OBJECT_TABLE"
+    return kind == "AlterTableStmt" and any("Partition" in nodes.option(each.subtype) for each in node.cmds)

@@ -1,0 +1,781 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where each statement of a schema change comes, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.mentions import schema_change_mentions
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.rollout import schema_change_plan
+
+A, R, T, P = "replicas_first", "primary_first", "together", "primary_only"
+SHOP = {"name": "shop", "tables": ["public.users", "orders", "parts", {"name": "new"}], "schemas": ["stock"]}
+
+
+def column(type_="text", not_null=False, has_default=False):
+    return {"type": type_, "not_null": not_null, "has_default": has_default, "generated": "", "identity": ""}
+
+
+def table(*columns: str, distributed=True, **more: Any) -> dict[str, Any]:
+    held = {name: column() for name in columns or ("name", "age", "mood")}
+    return {
+        "kind": "r",
+        "distributed": distributed,
+        "listed": None,
+        "columns": {"id": column("integer", True, True), **held},
+        "key": ["id"],
+        "constraints": {"pk": {"type": "p", "columns": ["id"], "expression": "PRIMARY KEY (id)", "valid": True}},
+        "table": None,
+        "unique": False,
+        "parent": None,
+        "empty": False,
+        **more,
+    }
+
+
+def index(of: str, *columns: str, **more: Any) -> dict[str, Any]:
+    facts = table(*columns, kind="i", table=of, constraints={}, key=[], **more)
+    del facts["columns"]["id"]
+    return facts
+
+
+def check(expression: str, *columns: str, valid=True) -> dict[str, Any]:
+    return {"type": "c", "columns": list(columns), "expression": expression, "valid": valid}
+
+
+RELATIONS = {
+    "public.users": table(),
+    "public.orders": table("user_id", "total"),
+    "public.logs": table(distributed=False),
+    "public.parts": table(kind="p"),
+    "public.part_1": table(parent="public.parts"),
+    "public.loose": table(),
+    "public.empty": table(empty=True),
+    "public.v": table(distributed=False, kind="v"),
+    "public.users_name": index("public.users", "name"),
+    "public.seq": table(distributed=False, kind="S"),
+    'stock."Bin Ü"': table("Größe"),
+}
+TYPES = {"public.mood": {"kind": "e", "distributed": True}, "public.dom": {"kind": "d", "distributed": True}}
+FUNCTIONS = {"now": "s", "random": "v", "nextval": "v", "lower": "i", "gen_random_uuid": "v", "date_trunc": "s"}
+
+
+def server(done=0, change: Mapping[str, Any] | None = None, without=(), publication=None, other=None, **more: Any):
+    relations = {name: facts for name, facts in copy.deepcopy(RELATIONS).items() if name not in without}
+    relations.update(copy.deepcopy(dict(change or {})))
+    return {
+        "progress": {"done": done, "total": 9, "begun": False, **more},
+        "other": other,
+        "facts": {
+            "version": 170000,
+            "publication": {
+                "via_partition_root": False,
+                "publish": ["insert", "update", "delete"],
+                **(publication or {}),
+            },
+            "relations": relations,
+            "types": {name: dict(facts) for name, facts in TYPES.items() if name not in without},
+            "functions": FUNCTIONS,
+        },
+    }
+
+
+def plan(sql: Any, primary=None, replicas=None, listed=SHOP, allow=False, **more: Any) -> dict[str, Any]:
+    mentioned = schema_change_mentions(sql)
+    primary = primary or server()
+    replicas = replicas or {"ml-1": server(), "ml-2": server()}
+    return schema_change_plan(mentioned, primary, replicas, listed, allow, "prod-db", **more)
+
+
+def orders(sql: Any, **more: Any) -> list[str]:
+    return [phase["order"] for phase in plan(sql, **more)["phases"] for _ in phase["statements"]]
+
+
+def refusal(sql: Any, **more: Any) -> str:
+    with pytest.raises(AnsibleFilterError) as error:
+        plan(sql, **more)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "order"),
+    [
+        ("ALTER TABLE users ADD COLUMN x int", A),
+        ("ALTER TABLE IF EXISTS ONLY public.users ADD IF NOT EXISTS name text", A),
+        ("ALTER TABLE users ADD x int NOT NULL DEFAULT 5, ADD y text DEFAULT 'now'", A),
+        ("ALTER TABLE users ADD x int DEFAULT -5", A),
+        (
+            "ALTER TABLE users ADD x bool DEFAULT true, ADD y int[] DEFAULT ARRAY[1, 2], ADD z jsonb DEFAULT '{}'::jsonb",
+            A,
+        ),
+        ("ALTER TABLE users ADD x date DEFAULT '2020-01-01', ADD y int DEFAULT 3 * (4 + 1)", A),
+        ("ALTER TABLE users ADD x timestamptz DEFAULT '2020-01-01 00:00:00+00'", A),
+        ("ALTER TABLE users ADD x text DEFAULT lower('A')", A),
+        ("ALTER TABLE users ADD x timestamptz DEFAULT '2020-01-01'", T),
+        ("ALTER TABLE users ADD x date DEFAULT '01/02/2020'", T),
+        ("ALTER TABLE users ADD x timestamptz DEFAULT now()", T),
+        ("ALTER TABLE users ADD x date DEFAULT CURRENT_DATE + 1", T),
+        ("ALTER TABLE users ADD x date DEFAULT date_trunc('day', now()) - interval '1 day'", T),
+        ("ALTER TABLE users ADD x timestamptz DEFAULT 'now'::text::timestamptz", T),
+        ("ALTER TABLE users ADD x int DEFAULT 5, ADD y timestamp DEFAULT localtimestamp", T),
+        ("ALTER TABLE empty ADD x timestamptz DEFAULT now()", A),
+        ("ALTER TABLE empty ADD x int GENERATED ALWAYS AS (id + 1) STORED", A),
+        ("ALTER TABLE users ADD x int GENERATED ALWAYS AS (id + 1) VIRTUAL", A),
+        ("ALTER TABLE users DROP COLUMN name", R),
+        ("ALTER TABLE users DROP COLUMN IF EXISTS nothing", R),
+        ("ALTER TABLE users ALTER name SET DEFAULT now(), ALTER age DROP DEFAULT, ALTER mood DROP NOT NULL", A),
+        ("ALTER TABLE users ALTER age ADD GENERATED ALWAYS AS IDENTITY", A),
+        ("ALTER TABLE users ALTER age SET GENERATED BY DEFAULT", A),
+        ("ALTER TABLE users ALTER age DROP IDENTITY IF EXISTS", A),
+        ("ALTER TABLE empty ALTER age SET NOT NULL", R),
+        ("ALTER TABLE users ADD CONSTRAINT c CHECK (age > 0) NOT VALID", R),
+        ("ALTER TABLE empty ADD CHECK (age > 0)", R),
+        ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES orders NOT VALID", R),
+        ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs NOT VALID", P),
+        ("ALTER TABLE users ADD CONSTRAINT u UNIQUE USING INDEX users_name", R),
+        ("ALTER TABLE parts ATTACH PARTITION loose FOR VALUES IN (2)", R),
+        ("ALTER TABLE parts DETACH PARTITION part_1", R),
+        ("ALTER INDEX users_name RENAME TO users_by_name", R),
+        ("ALTER TABLE users_name RENAME TO users_by_name", R),
+        ("ALTER SEQUENCE seq RENAME TO seq_2", R),
+        ("ALTER TABLE seq RENAME TO seq_2", R),
+        ("ALTER SEQUENCE seq MAXVALUE 10", A),
+        ("CREATE INDEX CONCURRENTLY i ON users (lower(name), age) INCLUDE (mood) WHERE id > 1", R),
+        ("CREATE INDEX i ON empty (age)", R),
+        ("DROP INDEX users_name", A),
+        ("DROP INDEX CONCURRENTLY IF EXISTS users_name", A),
+        ("CREATE TABLE new (id int PRIMARY KEY, m mood, d timestamptz DEFAULT now(), s serial)", A),
+        ("CREATE TABLE stock.new (id int, PRIMARY KEY (id))", A),
+        ("CREATE TABLE new (LIKE users INCLUDING ALL)", A),
+        ("CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2)", A),
+        ("CREATE TABLE IF NOT EXISTS users (id int)", A),
+        ("DROP TABLE loose", R),
+        ("DROP TABLE IF EXISTS nothing", A),
+        ("ALTER TABLE IF EXISTS nothing ADD x int", A),
+        ("CREATE TYPE t AS ENUM ('a')", A),
+        ("CREATE TYPE t AS (a int, b mood)", A),
+        ("CREATE TYPE t AS RANGE (SUBTYPE = float8)", A),
+        ("CREATE DOMAIN d AS mood", A),
+        ("CREATE SCHEMA IF NOT EXISTS s", A),
+        ("CREATE SEQUENCE s", A),
+        ("CREATE EXTENSION IF NOT EXISTS citext", A),
+        ("ALTER TYPE mood ADD VALUE IF NOT EXISTS 'fine' BEFORE 'bad'", A),
+        ("ALTER DOMAIN dom DROP NOT NULL", A),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", R),
+        ("ALTER DOMAIN dom VALIDATE CONSTRAINT c", R),
+        ("DROP TYPE mood", R),
+        ("DROP DOMAIN IF EXISTS nothing", R),
+        ("DROP SCHEMA s", R),
+        ("DROP EXTENSION citext", R),
+        ("DROP SEQUENCE seq", R),
+    ],
+)
+def test_what_needs_no_consent_has_its_place(sql, order):
+    assert orders(sql) == [order]
+
+
+@pytest.mark.parametrize(
+    ("sql", "order", "words"),
+    [
+        ("ALTER TABLE users ADD x int GENERATED ALWAYS AS (id + 1) STORED", A, "rewrites the table while it is locked"),
+        ("ALTER TABLE users ADD x dom", A, "rewrites the table"),
+        (
+            "ALTER TABLE users ADD x int CHECK (x > 0)",
+            A,
+            "reads the whole table while it is locked: add the column first",
+        ),
+        ("ALTER TABLE users DROP COLUMN id", T, "by which replication finds rows"),
+        ("ALTER TABLE users ALTER age SET NOT NULL", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
+        ("ALTER TABLE users ADD NOT NULL age", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
+        ("ALTER TABLE users ADD CHECK (age > 0)", R, "add it NOT VALID, then VALIDATE CONSTRAINT"),
+        ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES orders", R, "add it NOT VALID"),
+        ("ALTER TABLE users ADD UNIQUE (age)", R, "CREATE UNIQUE INDEX CONCURRENTLY, then add it USING INDEX"),
+        ("ALTER TABLE users ADD EXCLUDE USING gist (age WITH =)", R, "locks the table while its index is built"),
+        ("ALTER TABLE users ADD PRIMARY KEY (age)", T, "by which replication finds rows"),
+        ("ALTER TABLE users DROP CONSTRAINT pk", T, "drops primary key pk"),
+        (
+            "ALTER TABLE users ALTER age TYPE bigint USING age::bigint",
+            T,
+            "to bigint, which locks the table and may rewrite it",
+        ),
+        ("ALTER TABLE users REPLICA IDENTITY FULL", T, "by which replication finds rows"),
+        ("ALTER TABLE users ADD x int, DROP COLUMN age", T, "write them as statements of their own"),
+        (
+            "ALTER TABLE users ADD x timestamptz DEFAULT now(), DROP COLUMN age",
+            T,
+            "write them as statements of their own",
+        ),
+        ("ALTER TABLE users RENAME COLUMN age TO years", T, "the old name fails from then on"),
+        ("ALTER TABLE users RENAME age TO years", T, "the old name fails from then on"),
+        ("ALTER TABLE loose RENAME TO new", T, "renames table public.loose to public.new"),
+        ("ALTER TABLE loose SET SCHEMA stock", T, "to stock.loose"),
+        ("ALTER TYPE mood RENAME TO feeling", T, "renames type public.mood to feeling"),
+        ("ALTER TYPE mood SET SCHEMA stock", T, "the old name fails"),
+        ("ALTER TYPE mood RENAME VALUE 'a' TO 'b'", T, "the old label fails"),
+        ("ALTER TYPE mood ADD ATTRIBUTE a int", T, "values have another form"),
+        ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", T, "renames attribute a"),
+        ("ALTER DOMAIN dom SET NOT NULL", R, "reads all tables that have it"),
+        ("CREATE INDEX ON users (age)", R, "write CREATE INDEX CONCURRENTLY"),
+        ("CREATE INDEX ON parts (age)", R, "until it is built on every partition"),
+    ],
+)
+def test_what_disturbs_needs_consent(sql, order, words):
+    message = refusal(sql)
+    assert words in message
+    assert message.endswith("if that may be, set pgml_schema_change_allow_disruptive to true.")
+    assert orders(sql, allow=True) == [order]
+    assert plan(sql, allow=True)["disruptive"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("ALTER TABLE logs ADD x int", "is about public.logs, which is not in distribution shop"),
+        ("ALTER TABLE nothing ADD x int", "is about public.nothing, which does not exist on prod-db"),
+        ("ALTER TABLE v RENAME TO w", "is about public.v, which is a view and not part"),
+        ("ALTER VIEW v RENAME COLUMN a TO b", "which is a view and not part of what is kept equal"),
+        ("ALTER TABLE users ADD age int", "adds column age, which public.users has already on prod-db"),
+        ("ALTER TABLE users DROP nothing", "is about column nothing, which public.users does not have on prod-db"),
+        ("ALTER TABLE users RENAME age TO name", "has column name already on prod-db"),
+        ("ALTER TABLE users RENAME nothing TO b", "has no column nothing on prod-db"),
+        (
+            "ALTER TABLE users ADD x float DEFAULT random()",
+            "the default random(), which each server would compute on its own",
+        ),
+        (
+            "ALTER TABLE users ADD x uuid DEFAULT gen_random_uuid()",
+            "fill the column with UPDATE in batches on the primary",
+        ),
+        ("ALTER TABLE users ADD x text DEFAULT 'a' || random()::text", "which each server would compute on its own"),
+        ("ALTER TABLE users ADD x int DEFAULT nothing()", "calls nothing(), which is not on the primary"),
+        ("ALTER TABLE users ADD x date DEFAULT 'today'", "is 'today', which is read once"),
+        ("ALTER TABLE users ADD x timestamp DEFAULT 'now'::timestamp", "is 'now', which is read once"),
+        ("ALTER TABLE users ADD x dom DEFAULT now()", "which each server would compute on its own"),
+        ("ALTER TABLE users ADD x bigserial", "gives column x numbers of its own"),
+        ("ALTER TABLE users ADD x int GENERATED ALWAYS AS IDENTITY", "gives column x numbers of its own"),
+        ("ALTER TABLE users ADD x int UNIQUE", "adds column x with UNIQUE: write that as a statement of its own"),
+        ("ALTER TABLE users ADD x int REFERENCES orders", "adds column x with REFERENCES"),
+        ("ALTER TABLE users DROP name CASCADE", "has CASCADE"),
+        ("DROP TABLE loose CASCADE", "has CASCADE"),
+        ("ALTER TYPE mood ADD ATTRIBUTE a int CASCADE", "has CASCADE"),
+        (
+            "ALTER TABLE users OWNER TO bob",
+            "changes the owner of public.users, which is not part of what is kept equal",
+        ),
+        ("ALTER TABLE users SET (fillfactor = 50)", "sets storage parameters"),
+        ("ALTER TABLE users DISABLE TRIGGER ALL", "enables or disables a trigger"),
+        ("ALTER TABLE users REPLICA IDENTITY NOTHING", "UPDATE and DELETE would fail on the primary"),
+        ("ALTER TABLE parts DETACH PARTITION part_1 CONCURRENTLY", "write it without"),
+        ("ALTER TABLE users RENAME TO people", "pgml_distributions lists the old name"),
+        ("ALTER TABLE loose RENAME TO lost", "would take it out of distribution shop"),
+        ("ALTER TABLE loose RENAME TO orders", "which exists already on prod-db"),
+        ("CREATE INDEX CONCURRENTLY ON users (age)", "has no name"),
+        ("CREATE INDEX CONCURRENTLY i ON parts (age)", "which is partitioned"),
+        ("DROP INDEX CONCURRENTLY users_name, users_name", "PostgreSQL drops one at a time"),
+        (
+            "CREATE TABLE other (id int PRIMARY KEY)",
+            "which is not in distribution shop: list it in pgml_distributions first",
+        ),
+        ("CREATE TABLE users (id int PRIMARY KEY)", "which exists already on prod-db"),
+        ("CREATE TABLE new (id int)", "which has no primary key"),
+        ("CREATE TABLE new (LIKE users)", "which has no primary key"),
+        ("CREATE TEMP TABLE new (id int PRIMARY KEY)", "which is temporary"),
+        ("CREATE UNLOGGED TABLE new (id int PRIMARY KEY)", "which is UNLOGGED"),
+        ("CREATE TABLE new (id int PRIMARY KEY) INHERITS (users)", "which inherits from another"),
+        ("CREATE TABLE new OF mood (PRIMARY KEY (id))", "has its columns of a type"),
+        ("CREATE TABLE new AS SELECT 1", "creates a table of a query"),
+        ("SELECT 1 INTO new", "creates a table of a query"),
+        ("CREATE TABLE new (id int PRIMARY KEY REFERENCES logs)", "add the foreign key by ALTER TABLE"),
+        (
+            "CREATE TABLE p PARTITION OF logs DEFAULT",
+            "as a partition of public.logs, which is not in distribution shop",
+        ),
+        ("DROP TABLE users", "drops table public.users, which pgml_distributions still lists: take it out there"),
+        ("DROP TABLE loose, logs", "is about public.logs, which is not in distribution shop"),
+        ("DROP VIEW v", "drops a view"),
+        ("CREATE SCHEMA s CREATE TABLE t (id int)", "write these as statements of their own"),
+        ("CREATE TYPE mood AS ENUM ()", "creates type public.mood, which exists already on prod-db"),
+        ("ALTER TYPE nothing ADD VALUE 'a'", "is about type public.nothing, which does not exist on prod-db"),
+        ("ALTER SEQUENCE seq RESTART", "sets where sequence public.seq stands"),
+        ("COMMENT ON TABLE users IS 'x'", "a comment"),
+        ("INSERT INTO users VALUES (1)", "changes rows, and replication carries that by itself: run it on the primary"),
+        ("TRUNCATE users", "changes rows"),
+        ("BEGIN", "is about a transaction: those are made by the role"),
+        ("SET search_path = stock", "is a SET, which would not last"),
+        ("DO $$BEGIN END$$", "is a DO block"),
+        ("REINDEX TABLE users", "changes no definition"),
+        ("GRANT SELECT ON users TO bob", "privileges"),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT 2; END", "functions"),
+        ("CREATE TRIGGER t BEFORE INSERT ON users EXECUTE FUNCTION f()", "triggers"),
+        ("CREATE VIEW w AS SELECT 1", "views"),
+        ("ALTER SYSTEM SET work_mem = '1MB'", "settings"),
+        ("ALTER TABLE ALL IN TABLESPACE a SET TABLESPACE b", "tablespaces"),
+        ("LISTEN x", "is not part of what is kept equal (Listen)"),
+    ],
+)
+def test_what_cant_be_placed_is_refused(sql, words):
+    message = refusal(sql)
+    assert words in message
+    assert message.startswith("The schema change can't be rolled out: statement 1 (line 1) ")
+    assert words in refusal(sql, allow=True)
+
+
+def test_all_problems_are_told_at_once():
+    message = refusal(
+        "ALTER TABLE logs ADD x int;\n\nALTER TABLE users ADD y int, OWNER TO bob, DROP age CASCADE;\nBEGIN"
+    )
+    assert [line[:34] for line in message.splitlines()] == [
+        "The schema change can't be rolled ",
+        "- statement 1 (line 1) is about pu",
+        "- statement 2 (line 3) changes the",
+        "- statement 2 (line 3) has CASCADE",
+        "- statement 3 (line 4) is about a ",
+    ]
+    assert "- statement 1 is about public.logs" in refusal(["ALTER TABLE logs ADD x int", "BEGIN;"])
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        # What the change makes itself is known to what comes after.
+        ("CREATE TYPE t AS ENUM ('a'); ALTER TABLE users ADD x t DEFAULT 'a'", [A, A]),
+        ("CREATE TABLE new (id int); ALTER TABLE new ADD PRIMARY KEY (id); CREATE INDEX ON new (id)", [A, A, A]),
+        ("CREATE TABLE new (id int); ALTER TABLE new REPLICA IDENTITY FULL; ALTER TABLE new ADD x serial", [A, A, A]),
+        ("CREATE TABLE new (id int PRIMARY KEY); ALTER TABLE new ADD FOREIGN KEY (id) REFERENCES logs", [A, P]),
+        ("CREATE TABLE x (LIKE users); ALTER TABLE parts ATTACH PARTITION x DEFAULT", [A, R]),
+        ("CREATE TABLE x PARTITION OF parts DEFAULT; ALTER TABLE x ALTER age SET NOT NULL", [A, R]),
+        ("ALTER TABLE loose RENAME TO new; ALTER TABLE new RENAME age TO b; ALTER TABLE new DROP b", [T, T, R]),
+        (
+            "ALTER TABLE users ADD CONSTRAINT f FOREIGN KEY (age) REFERENCES logs NOT VALID;"
+            "ALTER TABLE users VALIDATE CONSTRAINT f",
+            [P, P],
+        ),
+        ("ALTER TYPE mood RENAME TO m2; ALTER TYPE m2 ADD VALUE 'x'", [T, A]),
+        ("ALTER TABLE users ADD x int; ALTER TABLE users ALTER x SET DEFAULT 5; ALTER TABLE users DROP x", [A, A, R]),
+        ("ALTER TABLE users ADD x int, ALTER x SET DEFAULT 5", [A]),
+        # A check that is proven makes SET NOT NULL short.
+        (
+            "ALTER TABLE users ADD CONSTRAINT c CHECK (age IS NOT NULL) NOT VALID; ALTER TABLE users VALIDATE CONSTRAINT c;"
+            "ALTER TABLE users ALTER age SET NOT NULL; ALTER TABLE users DROP CONSTRAINT c",
+            [R, R, R, A],
+        ),
+        ("CREATE UNIQUE INDEX CONCURRENTLY i ON users (age); ALTER TABLE users ADD UNIQUE USING INDEX i", [R, R]),
+        ("CREATE UNIQUE INDEX CONCURRENTLY i ON users (age); ALTER TABLE users ADD PRIMARY KEY USING INDEX i", [R, T]),
+    ],
+)
+def test_statements_know_of_those_before_them(sql, found):
+    assert orders(sql, allow=True) == found
+    if T not in found:
+        assert orders(sql) == found
+
+
+def test_an_unproven_check_is_no_proof():
+    sql = (
+        "ALTER TABLE users ADD CONSTRAINT c CHECK (age IS NOT NULL OR id > 1); ALTER TABLE users ALTER age SET NOT NULL"
+    )
+    assert "statement 2 (line 1) sets column age" in refusal(sql)
+    proven = {"public.users": table(constraints={"c": check("CHECK ((age IS NOT NULL))", "age")})}
+    assert orders("ALTER TABLE users ALTER age SET NOT NULL", primary=server(change=proven)) == [R]
+    unproven = {
+        "public.users": table(constraints={"c": check("CHECK ((age IS NOT NULL)) NOT VALID", "age", valid=False)})
+    }
+    assert "reads the whole table" in refusal(
+        "ALTER TABLE users ALTER age SET NOT NULL", primary=server(change=unproven)
+    )
+
+
+def test_neighbours_of_the_same_order_share_a_step():
+    made = plan(
+        "ALTER TABLE users ADD a int; ALTER TABLE users ADD b int; ALTER TYPE mood ADD VALUE 'x'; ALTER TABLE users ADD c mood;"
+        "ALTER TABLE users ADD CONSTRAINT k CHECK (a > 0) NOT VALID; ALTER TABLE users VALIDATE CONSTRAINT k;"
+        "ALTER TABLE users DROP age; ALTER TABLE users DROP mood"
+    )
+    steps = [(phase["order"], phase["first"], phase["last"]) for phase in made["phases"]]
+    # A new label is committed before it is used, and a check is validated without a stronger lock.
+    assert steps == [(A, 1, 2), (A, 3, 3), (A, 4, 4), (R, 5, 5), (R, 6, 6), (R, 7, 8)]
+    assert not made["gate"] and not made["joins"] and not made["disruptive"]
+    assert made["phases"][0]["primary"] == made["phases"][0]["replicas"]
+    assert made["phases"][0]["replicas"][1] == {
+        "number": 2,
+        "sql": "ALTER TABLE users ADD b int",
+        "transactional": True,
+    }
+
+
+def test_a_default_of_the_moment_is_pinned_on_the_replicas():
+    made = plan('ALTER TABLE "stock"."Bin Ü" ADD "It\'s\\n" timestamptz NOT NULL DEFAULT now(), ADD b int DEFAULT 1')
+    (phase,) = made["phases"]
+    (pin,) = phase["pins"]
+    assert (phase["order"], made["gate"], made["disruptive"]) == (T, True, False)
+    assert (pin["table"], pin["column"]) == ('stock."Bin Ü"', "It's\\n")
+    theirs = phase["replicas"][0]["sql"]
+    literal = "'{}'".format(pin["mark"].replace("'", "''"))
+    assert theirs.replace(literal, "42") == (
+        'ALTER TABLE stock."Bin Ü" ADD COLUMN "It\'s\\n" timestamptz NOT NULL DEFAULT 42, ADD COLUMN b integer DEFAULT 1, '
+        'ALTER COLUMN "It\'s\\n" SET DEFAULT now()'
+    )
+    assert "now()" in phase["primary"][0]["sql"] and "\ue000" not in "".join(made["lines"])
+    two = plan("ALTER TABLE users ADD x date DEFAULT now(); ALTER TABLE users RENAME x TO y", allow=True)
+    assert [phase["last"] for phase in two["phases"]] == [1, 2]
+
+
+def test_a_column_is_loosened_where_rows_come_without_it():
+    strict = table()
+    strict["columns"]["order"] = column(not_null=True)
+    sides = {
+        "primary": server(change={"public.users": strict}),
+        "replicas": {"ml-1": server(change={"public.users": strict})},
+    }
+    (phase,) = plan('ALTER TABLE users DROP "order"', **sides)["phases"]
+    assert phase["before"] == ['ALTER TABLE public.users ALTER COLUMN "order" DROP NOT NULL']
+    strict["columns"]["order"]["has_default"] = True
+    assert plan(
+        'ALTER TABLE users DROP "order"', **sides | {"replicas": {"m": server(change={"public.users": strict})}}
+    )
+    sides["replicas"] = {"ml-1": server(change={"public.users": strict})}
+    assert plan('ALTER TABLE users DROP "order"', **sides)["phases"][0]["before"] == []
+    assert "is not on ml-1: write IF EXISTS" in refusal(
+        'ALTER TABLE users DROP "order"', **sides | {"replicas": {"ml-1": server()}}
+    )
+
+
+LISTED = {"name": "shop", "tables": [{"name": "users", "columns": ["id", "name", "new"], "where": "id > 0"}]}
+
+
+@pytest.mark.parametrize(
+    ("sql", "order", "primary"),
+    [
+        ("ALTER TABLE users ADD x int", P, None),
+        ("ALTER TABLE users ADD x float DEFAULT random()", P, None),
+        ("ALTER TABLE users ALTER age SET DEFAULT 1", P, None),
+        ("ALTER TABLE users ALTER name SET DEFAULT 1", A, None),
+        ("CREATE INDEX CONCURRENTLY i ON users (name) WHERE age > 1", P, None),
+        ("ALTER TABLE users ADD CHECK (age > id) NOT VALID", P, None),
+        ("ALTER TABLE users DROP age", P, None),
+        (
+            "ALTER TABLE users ADD new int",
+            A,
+            "ALTER TABLE users ADD new int;\nALTER PUBLICATION pub DROP TABLE ONLY public.users;\n"
+            "ALTER PUBLICATION pub ADD TABLE ONLY public.users(id, name, new) WHERE (id > 0)",
+        ),
+        ("ALTER TABLE users RENAME age TO years", P, None),
+    ],
+)
+def test_a_table_that_is_distributed_by_columns(sql, order, primary):
+    listed = server(change={"public.users": table(listed=["id", "name"])})
+    lesser = table("name")
+    replicas = {"ml-1": server(change={"public.users": lesser})}
+    made = plan(sql, primary=listed, replicas=replicas, listed=LISTED, allow=True, publication="pub")
+    (phase,) = made["phases"]
+    assert (phase["order"], phase["primary"][0]["sql"]) == (order, primary or sql)
+    assert phase["replicas"][0]["sql"] == (None if order == P else sql)
+    assert made["joins"] is (primary is not None)
+
+
+def test_a_column_leaves_the_list_before_it_is_dropped():
+    listed = server(change={"public.users": table(listed=["id", "name", "age"])})
+    sides = {"primary": listed, "replicas": {"ml-1": server()}, "listed": LISTED}
+    (phase,) = plan("ALTER TABLE users DROP age", **sides)["phases"]
+    assert phase["primary"][0]["sql"].split(";\n") == [
+        "ALTER PUBLICATION pgml_shop DROP TABLE ONLY public.users",
+        "ALTER PUBLICATION pgml_shop ADD TABLE ONLY public.users(id, name) WHERE (id > 0)",
+        "ALTER TABLE users DROP age",
+    ]
+    assert "still lists: take it out there" in refusal("ALTER TABLE users DROP name", **sides)
+    assert "lists the old name" in refusal("ALTER TABLE users RENAME name TO b", allow=True, **sides)
+    assert "doesn't list the new name" in refusal("ALTER TABLE users RENAME age TO b", allow=True, **sides)
+    mixed = "ALTER TABLE users ALTER name SET DEFAULT 1, ADD x int"
+    assert "mixes what the replicas hold with what they don't" in refusal(mixed, **sides)
+
+
+def test_what_the_replicas_lack_is_the_primarys_own_matter():
+    bare = {"ml-1": server(without=["public.users_name", "public.seq", "public.loose", "public.mood"])}
+    bare["ml-1"]["facts"]["relations"]["public.users"]["constraints"] = {}
+    own = server()
+    own["facts"]["relations"]["public.users"]["constraints"]["k"] = {"type": "f", "columns": ["age"], "valid": False}
+    sides = {"primary": own, "replicas": bare}
+    for sql in (
+        "DROP INDEX users_name",
+        "ALTER INDEX users_name RENAME TO x",
+        "ALTER SEQUENCE seq CYCLE",
+        "ALTER TABLE users DROP CONSTRAINT k",
+        "ALTER TABLE users VALIDATE CONSTRAINT k",
+        "ALTER TABLE users RENAME CONSTRAINT k TO l",
+    ):
+        assert orders(sql, **sides) == [P], sql
+    for sql, words in (
+        (
+            "ALTER TABLE parts ATTACH PARTITION loose DEFAULT",
+            "is not on ml-1: list it in pgml_distributions and run distribute.yml",
+        ),
+        ("ALTER TABLE loose ADD x int", "which ml-1 does not receive yet: run distribute.yml first"),
+        ("ALTER TABLE users ADD x mood", "uses type public.mood, which is not on ml-1"),
+        ("ALTER TYPE mood ADD VALUE 'x'", "is about type public.mood, which is not on ml-1"),
+    ):
+        assert words in refusal(sql, **sides)
+    both = {"primary": own, "replicas": {**bare, "ml-2": own}}
+    assert "is not on ml-1: run pgml_schema there first" in refusal("DROP INDEX users_name", **both)
+    assert orders("DROP INDEX IF EXISTS users_name", **both) == [A]
+
+
+def test_partitions_of_a_table_that_is_published_by_its_root_stay():
+    by_root = server(publication={"via_partition_root": True})
+    for sql in ("ALTER TABLE parts ATTACH PARTITION loose DEFAULT", "ALTER TABLE parts DETACH PARTITION part_1"):
+        assert "published by its root" in refusal(sql, primary=by_root)
+
+
+def test_rows_that_nobody_updates_need_no_key():
+    inserts = server(publication={"publish": ["insert"]})
+    assert orders("CREATE TABLE new (id int)", primary=inserts) == [A]
+    assert orders("CREATE TABLE anything (id int PRIMARY KEY)", listed={"name": "shop"}) == [A]
+
+
+def test_an_identity_that_is_an_index_is_not_dropped_lightly():
+    held = table(constraints={}, key=["name"])
+    facts = {"public.users": held, "public.users_name": index("public.users", "name", unique=True)}
+    sides = {"primary": server(change=facts), "replicas": {"ml-1": server(change=facts)}}
+    assert "by which replication finds rows of public.users" in refusal("DROP INDEX users_name", **sides)
+    assert "write it without" in refusal("DROP INDEX CONCURRENTLY users_name", **sides)
+    assert orders("DROP INDEX users_name", allow=True, **sides) == [T]
+
+
+# --- a rerun ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_done_everywhere_is_left_out():
+    sql = "ALTER TABLE users ADD a int; ALTER TABLE loose RENAME TO new; ALTER TABLE new RENAME age TO b;"
+    after = {"public.new": table("name", "age", "mood"), "public.users": table("name", "age", "mood", "a")}
+    there = server(2, after, ["public.loose"])
+    sql += "CREATE TABLE stock.x (i int PRIMARY KEY)"
+    made = plan(sql, primary=there, replicas={"ml-1": there}, allow=True)
+    assert [(phase["order"], phase["first"], phase["last"]) for phase in made["phases"]] == [(T, 3, 3), (A, 4, 4)]
+    assert "-- statement 2 (line 1) is done already" in "\n".join(made["lines"])
+    assert made["lines"][-1] == "4 statements, 2 steps, 2 done already."
+    everything = server(4, after, ["public.loose"])
+    made = plan(sql, primary=everything, replicas={"ml-1": everything})
+    assert (made["phases"], made["gate"], made["joins"]) == ([], False, True)
+
+
+def test_a_rerun_places_a_statement_as_the_first_run_did():
+    """Where the primary has run it, by what the replicas still hold."""
+    sql = "ALTER TABLE users DROP id; ALTER TABLE users DROP age"
+    gone = table()
+    del gone["columns"]["id"]
+    gone["key"] = []
+    made = plan(
+        sql,
+        primary=server(1, {"public.users": gone}),
+        replicas={"ml-1": server(), "ml-2": server(1, {"public.users": gone})},
+    )
+    assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(T, 1), (R, 2)]
+
+
+def test_what_an_unfinished_run_has_made_is_still_made_by_the_change():
+    sql = "CREATE TABLE new (id int PRIMARY KEY); CREATE INDEX ON new (id); ALTER TABLE new ALTER id TYPE bigint"
+    there = server(1, {"public.new": table(distributed=False)})
+    made = plan(sql, primary=there, replicas={"ml-1": there})
+    assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(A, 2)]
+    ahead = plan(sql, primary=server(), replicas={"ml-1": there})
+    assert [phase["first"] for phase in ahead["phases"]] == [1]
+
+
+def test_a_replica_that_joined_afterwards_has_nothing_to_do():
+    sql = "ALTER TABLE users DROP age; ALTER TABLE users RENAME mood TO feeling"
+    after = {"public.users": table("name", "feeling")}
+    done, half = server(2, after), server(1, {"public.users": table("name", "mood")})
+    newcomer = {**server(change=after), "known": False}
+    assert plan(sql, primary=done, replicas={"ml-1": newcomer})["phases"] == []
+    halfway = {**half, "progress": server()["progress"], "known": False}
+    assert [phase["first"] for phase in plan(sql, primary=half, replicas={"ml-1": halfway}, allow=True)["phases"]] == [
+        2
+    ]
+    # One that was told of the change lags.
+    told = {**server(), "known": True}
+    assert [phase["first"] for phase in plan(sql, primary=done, replicas={"ml-1": told})["phases"]] == [1, 2]
+    unaware = {"ml-1": {**server(), "known": False}}
+    first = plan(sql, primary={**server(), "known": False}, replicas=unaware, allow=True)
+    assert [phase["first"] for phase in first["phases"]] == [1, 2]
+
+
+def test_another_change_comes_first():
+    sql = "ALTER TABLE users ADD x int"
+    other = {"change": "77aa01bc23de", "done": 0, "total": 5, "begun": False}
+    busy = server(other={**other, "done": 2})
+    message = refusal(sql, replicas={"ml-1": busy, "ml-2": server(other=other)})
+    assert "change 77aa01bc23de is unfinished on ml-1, with 2 of 5 statements done" in message and "ml-2" in message
+    assert "unfinished" in refusal(sql, replicas={"ml-1": server(other={**other, "begun": True})})
+    done = {**server(), "finished": ["77aa01bc23de"]}
+    assert "with 0 of 5 statements done" in refusal(sql, primary=done, replicas={"ml-1": server(other=other)})
+    # What was begun nowhere stands in nobody's way.
+    assert plan(sql, replicas={"ml-1": server(other=other)})["abandon"] == ["77aa01bc23de"]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------------
+
+
+def test_statements_keep_the_text_that_the_user_wrote():
+    text = (
+        "\ufeff-- Größe; not a statement\nALTER TABLE  ü.x\n  ADD \"a;b\" text DEFAULT 'ä;'  -- why; é\n;;\r\n"
+        "/* b */ alter table Users add /* c */ B int\n;\n\nSELECT $$a;b$$ -- end"
+    )
+    read = ddl.read(text)
+    assert [(each.number, each.line, each.text) for each in read] == [
+        (1, 2, "ALTER TABLE  ü.x\n  ADD \"a;b\" text DEFAULT 'ä;'"),
+        (2, 5, "alter table Users add /* c */ B int"),
+        (3, 8, "SELECT $$a;b$$"),
+    ]
+    assert [each.line for each in ddl.read(["SELECT 1;", "SELECT 2"])] == [None, None]
+
+
+def test_every_syntax_error_is_told_with_its_line():
+    with pytest.raises(AnsibleFilterError) as error:
+        ddl.read(
+            "ALTER TABEL ü;\nALTER TABLE a ADD b int;\n\n  ALTER TABLE a\n  ADD b int int;\n\\d users\n;SELECT :x, 'ü;\n"
+        )
+    assert str(error.value).splitlines() == [
+        "The statements can't be read:",
+        '- statement 1 (line 1): syntax error at or near "TABEL".',
+        '- statement 3 (line 5): syntax error at or near "int".',
+        "- statement 4 (line 6): syntax error at or near \"\\\"; psql's backslash commands can't be used here, only SQL.",
+        '- statement 5 (line 7): unterminated quoted string at or near "\'ü;\n".'.splitlines()[0],
+        '".',
+    ]
+
+
+def test_semicolons_in_parentheses_part_nothing():
+    with pytest.raises(AnsibleFilterError) as error:
+        ddl.read("CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2); ALTER TABEL x")
+    assert str(error.value).startswith("The statements can't be read: statement 2 (line 1): ")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "ALTER TABLE :t ADD a int",
+            'statement 1 (line 1): syntax error at or near ":"; variables of psql can\'t be used here',
+        ),
+        (["ALTER TABLE a ADD b"], "statement 1: syntax error at end of input"),
+        ([{"ALTER": 1}], "in YAML, quote a statement that holds a colon"),
+        (["SELECT 1\x00"], "holds a null character"),
+        ("", "There is no statement"),
+        ("-- nothing", "There is no statement"),
+        ([], "There is no statement"),
+        (5, "must be a text or a list of texts"),
+        ("'", "statement 1 (line 1): unterminated quoted string"),
+    ],
+)
+def test_what_is_no_statement_is_told(source, words):
+    with pytest.raises(AnsibleFilterError, match=re.escape(words)):
+        ddl.read(source)
+
+
+def test_names_are_found():
+    found = schema_change_mentions(
+        "ALTER TABLE Users ADD \"X\" stock.Mood[] DEFAULT f(now()), ADD y text DEFAULT pg_catalog.lower('a');"
+        'ALTER TABLE shop.stock."Bin Ü" ADD FOREIGN KEY (a) REFERENCES other; DROP INDEX a.b, c;'
+        'ALTER TABLE users RENAME TO "People"; CREATE INDEX i ON stock.t (a); CREATE TABLE n (LIKE m, x serial);'
+        "ALTER TABLE p ATTACH PARTITION q DEFAULT; ALTER TYPE feeling ADD VALUE 'x'; ALTER DOMAIN d DROP NOT NULL;"
+        "ALTER TYPE t RENAME TO u; ALTER TABLE users ADD UNIQUE USING INDEX j"
+    )
+    assert found["relations"] == [
+        "public.users",
+        'stock."Bin Ü"',
+        "public.other",
+        "a.b",
+        "public.c",
+        'public."People"',
+        "stock.t",
+        "stock.i",
+        "public.n",
+        "public.m",
+        "public.p",
+        "public.q",
+        "public.j",
+    ]
+    assert found["types"] == ["stock.mood", "public.feeling", "public.d", "public.t", "public.u"]
+    assert found["functions"] == ["f", "now", "pg_catalog.lower"]
+    assert found["total"] == 11 and re.fullmatch("[0-9a-f]{12}", found["change"])
+
+
+def test_a_change_is_known_by_its_statements():
+    first = schema_change_mentions("ALTER TABLE a ADD b int;\n-- c\nALTER TABLE a ADD c int;")
+    assert first["change"] == schema_change_mentions(["ALTER TABLE a ADD b int ", "ALTER TABLE a ADD c int;"])["change"]
+    assert first["change"] != schema_change_mentions("ALTER TABLE a ADD b int")["change"]
+
+
+def test_without_the_parser_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(ddl, "HAS_PGLAST", False)
+    with pytest.raises(AnsibleFilterError, match="pip install pglast"):
+        ddl.read("SELECT 1")
+
+
+def test_thousands_of_statements_are_placed_soon():
+    statements = "".join('ALTER TABLE users ADD COLUMN "ü{0}" int DEFAULT {0}; -- é\n'.format(n) for n in range(2000))
+    began = time.process_time()
+    made = plan(statements)
+    assert (len(made["phases"]), made["phases"][0]["last"]) == (1, 2000)
+    assert time.process_time() - began < 60
+
+
+VIEW = """\
+Schema change CHANGE of distribution shop, 5 statements
+
+replicas (ml-1, ml-2)                                        | primary (prod-db)
+-------------------------------------------------------------+-------------------------------------------------------------
+
+Step 1, replicas first
+  statement 1 (line 1) adds column a to public.users
+ 1 ALTER TABLE users ADD COLUMN a int;                       |
+                                                             |  1 ALTER TABLE users ADD COLUMN a int;
+
+Step 2, together
+  statement 2 (line 2) adds column created_at to public.users; the rows that are there get the value that the primary gave
+    them
+                                                             |  2 ALTER TABLE users ADD created_at timestamptz NOT NULL
+                                                             |      DEFAULT now();
+-- apply stops here                                          |
+ 2 ALTER TABLE users ADD COLUMN created_at timestamptz NOT   |
+   NULL DEFAULT (the value at the source), ALTER COLUMN      |
+   created_at SET DEFAULT now();                             |
+-- and goes on                                               |
+
+Step 3, primary first
+  statement 3 (line 4) builds index users_age on public.users; runs outside of a transaction
+                                                             |  3 CREATE INDEX CONCURRENTLY users_age ON users (age);
+-- wait until all rows up to here are applied                |
+ 3 CREATE INDEX CONCURRENTLY users_age ON users (age);       |
+
+Step 4, together
+  statement 4 (line 5) changes the type of column age of public.users to bigint; locks public.users while it is rewritten
+                                                             |  4 ALTER TABLE users ALTER COLUMN age TYPE bigint;
+-- apply stops here                                          |
+ 4 ALTER TABLE users ALTER COLUMN age TYPE bigint;           |
+-- and goes on                                               |
+
+Step 5, on the primary only
+  statement 5 (line 6) adds a foreign key from public.users to public.logs; public.logs is not in distribution shop
+                                                             |  5 ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs
+                                                             |    NOT VALID;
+
+5 statements, 5 steps; writes to public.users wait while statement 4 rewrites it.
+"""
+
+
+def test_the_plan_is_one_that_a_person_would_approve():
+    made = plan(
+        "ALTER TABLE users ADD COLUMN a int;\n"
+        "ALTER TABLE users ADD created_at timestamptz NOT NULL\n  DEFAULT now();\n"
+        "CREATE INDEX CONCURRENTLY users_age ON users (age);\n"
+        "ALTER TABLE users ALTER COLUMN age TYPE bigint;\n"
+        "ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs NOT VALID;",
+        allow=True,
+    )
+    assert "\n".join(made["lines"]) + "\n" == VIEW.replace("CHANGE", made["change"])
