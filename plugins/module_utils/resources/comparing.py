@@ -227,7 +227,7 @@ class _Tables:
             left_out += lacks
             if lacks:
                 structure = structure.without_parts({each["name"] for each in lacks})
-            if other is not None and not structure.is_like(other):
+            if other is not None and (key in self._generated or not structure.is_like(other)):
                 unlike.append((table, structure, other))
         absent = [key for key in self._wanted if key not in self._there]
         for key in sorted(absent, key=self._depth):

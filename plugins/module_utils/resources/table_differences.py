@@ -61,9 +61,9 @@ def _shape(sides: Sides) -> Iterable[Difference]:
         breaks = APPLY if source.partitioned_by else HARMLESS
         words = "{0} is {1} on the source and {2} on the target".format(label, here, there)
         yield sides.found(breaks, "table", None, (here, there), words)
-    if (source.parent, source.bound) == (target.parent, target.bound):
-        return
     here, there = (_place(each) for each in (source, target))
+    if here == there:
+        return
     steps = []
     if target.parent:
         steps.append((RELEASE, _partition(sides, target.parent, "DETACH PARTITION {table}")))
