@@ -252,12 +252,14 @@ class _Tables:
         values = _by_table(structures.missing_values(self._source, _added_columns(odd)))
         places = structures.places(self._source, [structure.oid for structure, _other in odd])
         others = structures.places(self._session, [other.oid for _structure, other in odd])
+        changed = [other.oid for _table, own, other in unlike if own.columns_text != other.columns_text]
+        filled = structures.filled(self._session, changed)
         found = []
         for table, structure, other in unlike:
             sides = Sides(
                 table,
                 structure,
-                other,
+                other._replace(filled=other.oid in filled),
                 columns_of(table, structure, table.key in self._generated, self._servers.target_version),
                 other.columns,
                 self._servers,

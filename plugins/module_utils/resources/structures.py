@@ -95,10 +95,10 @@ class Structure(NamedTuple):
     ancestors: tuple[tuple[str, str], ...]
     """the tables from which it inherits columns"""
     partitioned_by: str | None
-    filled: bool
-    """whether it may hold rows"""
     columns_text: str
     parts_text: str
+    filled: bool = False
+    """whether it may hold rows, see filled()"""
 
     @property
     def label(self) -> str:
@@ -155,7 +155,6 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
             row.bound,
             tuple((schema, name) for schema, name in json.loads(row.ancestors or "[]")),
             row.partitioned_by,
-            row.filled,
             row.columns or "{}",
             row.parts or "[]",
         )
@@ -202,7 +201,6 @@ _TABLES = (
     " (SELECT json_agg(json_build_array(en.nspname, e.relname))::text FROM pg_inherits AS ei JOIN pg_class AS e"
     "  ON e.oid = ei.inhparent JOIN pg_namespace AS en ON en.oid = e.relnamespace WHERE ei.inhrelid = c.oid"
     "  AND NOT c.relispartition) AS ancestors,"
-    " CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid) > 0 ELSE true END AS filled,"
     " pn.nspname AS parent_schema, p.relname AS parent_name, pg_get_expr(c.relpartbound, c.oid) AS bound,"
     " CASE c.relkind WHEN 'p' THEN pg_get_partkeydef(c.oid) END AS partitioned_by, r.relname AS identity_index,"
     " (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute AS a WHERE a.attrelid = c.oid"
@@ -217,6 +215,19 @@ _TABLES = (
     " LEFT JOIN pg_class AS r ON r.oid = i.indexrelid"
     " LEFT JOIN pg_index AS k ON k.indrelid = c.oid AND k.indisprimary AND k.indisvalid"
 )
+
+
+def filled(session: Session, oids: Sequence[int]) -> set[int]:
+    """Which of the tables *oids* may hold rows, themselves or in their partitions.
+
+    It waits for whoever has a table for itself, which reading the catalogs doesn't.
+    """
+    query = (
+        "WITH RECURSIVE below AS (SELECT oid AS top, oid FROM unnest(%s::oid[]) AS w(oid)"
+        " UNION ALL SELECT b.top, i.inhrelid FROM below AS b JOIN pg_inherits AS i ON i.inhparent = b.oid)"
+        " SELECT DISTINCT top FROM below WHERE pg_relation_size(oid) > 0"
+    )
+    return {row.top for row in session.rows(query, [list(oids)])}
 
 
 _NOT_NULL = "a.attnotnull"
