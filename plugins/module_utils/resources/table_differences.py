@@ -101,8 +101,12 @@ def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]
     source, target = sides.source, sides.target
     sent = set() if source.identity == "n" else set(source.identity_columns)
     found_by = set(target.identity_columns)
-    # What mends the key mends this.
+    here, there = (_replica_identity(each) for each in (source, target))
+    identified = ADD if source.identity == "i" and not found_by else ALTER
+    # What mends the index or the key mends this.
     mended_by = next((each.mended_by for each in parts if each.kind == "key"), None)
+    if here != there and "i" in (source.identity, target.identity):
+        mended_by = identified
     if source.kind == "r" and target.kind == "r" and source.identity != "f" and sent:
         if not found_by:
             words = "{0} has no primary key on the target".format(sides.table.label)
@@ -115,7 +119,6 @@ def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]
                 sides.table.label, *values
             )
             yield sides.found(APPLY, "replica_identity", None, values, words, mended_by=mended_by)
-    here, there = (_replica_identity(each) for each in (source, target))
     if here != there:
         yield sides.found(
             HARMLESS,
@@ -124,7 +127,7 @@ def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]
             (here, there),
             "{0} has REPLICA IDENTITY {1} on the source and {2} on the target".format(sides.table.label, here, there),
             steps=((IDENTIFY, sides.alter("REPLICA IDENTITY {identity}", identity=_spelled(source))),),
-            mended_by=ALTER,
+            mended_by=identified,
             remedy="Set the replica identity of {0} to {1}".format(sides.table.label, here),
         )
 
