@@ -212,7 +212,9 @@ def _generated(sides: Sides, name: str, source: Column, target: Column) -> Itera
     elif not target.generated:
         words = "is generated on the source, and gets no values on the target"
         yield sides.found(APPLY, "column", name, values, words)
-    elif source._replace(default=None) != target._replace(default=None) or not _same_default(sides, source, target):
+    elif source.type == target.type and not _same_default(sides, source, target):
+        yield sides.found(APPLY, "column", name, values, "is generated differently on the target")
+    elif source._replace(default=None) != target._replace(default=None):
         yield sides.found(HARMLESS, "column", name, values, "is generated differently on the target")
 
 
