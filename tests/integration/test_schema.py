@@ -128,9 +128,6 @@ def test_the_types_of_views_and_of_whole_schemas_come(pair: Pair, params: dict[s
     assert result["changes"] == changes
 
 
-@pytest.mark.xfail(
-    strict=True, reason="check mode shows other DDL, because the types are there when it is shown afterwards"
-)
 def test_types_and_tables_come_together(pair: Pair) -> None:
     pair.source.sql(TYPES)
     pair.grant()

@@ -215,7 +215,7 @@ def test_a_run_that_is_killed_is_gone_on_with(shop: Pair, tmp_path: Path) -> Non
     for table in ("orders", "users"):
         shop.source.sql(BY_TWO.format(table))
     options = schema(shop, mode="apply_additive")
-    with shop.target.transaction("LOCK TABLE users"):
+    with shop.target.transaction("LOCK TABLE users IN ACCESS SHARE MODE"):
         plan = Plan(str(tmp_path))
         with ending(Process(shop.target, tmp_path / "tmp", options, "pgml_schema", plan)) as process:
             wait_for(lambda: shop.target.sql(WAITING), 20, "the module to wait for the lock")

@@ -137,7 +137,13 @@ CASES = [
         "composite_order",
         "CREATE TYPE c AS (x int, y int); CREATE TABLE t (id int PRIMARY KEY, a c)",
         "CREATE TYPE c AS (y int, x int); CREATE TABLE t (id int PRIMARY KEY, a c)",
-        (Found(BREAKS, None, "type @.c has (x integer, y integer) on the source and (y integer, x integer) on the target"),),
+        (
+            Found(
+                BREAKS,
+                None,
+                "type @.c has (x integer, y integer) on the source and (y integer, x integer) on the target",
+            ),
+        ),
     ),
     Case(
         "type_kind",
