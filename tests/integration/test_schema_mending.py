@@ -97,6 +97,84 @@ def test_sequences_tell_how_far_they_are_behind(pair: Pair) -> None:
     ]
 
 
+# Rows that are there
+
+
+def test_what_rows_got_in_steps_is_not_known(pair: Pair) -> None:
+    """The table's rows have a value because of an UPDATE, which had to wait for the column: it comes without NOT NULL."""
+    pair.both("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    pair.source.sql("ALTER TABLE t ADD a int; UPDATE t SET a = 7; ALTER TABLE t ALTER a SET NOT NULL")
+    result = pair.target.converge("pgml_schema", **schema(pair, "t", mode="apply_additive"))
+    missing = (
+        "column a of public.t is missing on the target, and what rows got that were there is not known, so compare them"
+    )
+    assert words(result) == [missing + " afterwards"]
+    assert missing[1:] in result["warnings"][0]
+    assert pair.target.sql("SELECT * FROM t") == [(1, None)]
+    assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == [
+        "column a of public.t may be NULL on the target only"
+    ]
+    assert "contains null values" in pair.target.refused("pgml_schema", **schema(pair, "t", mode="apply"))
+    pair.target.sql("UPDATE t SET a = 7")
+    assert pair.target.converge("pgml_schema", **schema(pair, "t", mode="apply"))["changed"]
+
+
+def test_what_users_added_does_not_keep_tables_from_coming(pair: Pair) -> None:
+    """And a new partition has it, too. The table itself stays as it is, until somebody alters it."""
+    pair.both(
+        "CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);"
+        " CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100)"
+    )
+    pair.source.sql(
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200); CREATE TABLE n (id int PRIMARY KEY)"
+    )
+    pair.target.sql(
+        "ALTER TABLE p ADD mine text DEFAULT 'own'; ALTER TABLE p ADD CONSTRAINT k CHECK (v > 0);"
+        " CREATE UNIQUE INDEX u ON p (id, v)"
+    )
+    pair.grant()
+    result = pair.target.converge("pgml_schema", **schema(pair, "p", "n", mode="create_missing"))
+    assert sorted(result["changes"]) == ["Create table public.n", "Create table public.p2"]
+    pair.target.sql("INSERT INTO p VALUES (150, 1)")
+    assert pair.target.sql("SELECT tableoid::regclass::text, * FROM p") == [("p2", 150, 1, "own")]
+    left = pair.target.ok("pgml_schema", **schema(pair, "p", "n", fail_on=[]))["differences"]
+    assert [(each["class"], each["kind"], each["object"], each["name"]) for each in left] == [
+        ("breaks_apply", "constraint", "public.p", "k"),
+        ("harmless", "column", "public.p", "mine"),
+        ("harmless", "index", "public.p", "u"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["", ", PRIMARY KEY (id, d)"])
+def test_a_partition_is_distributed_by_itself(pair: Pair, key: str) -> None:
+    """As a table, with what it has of its parent; nobody misses the parent, whether the target has it or not."""
+    pair.source.sql(
+        f"CREATE TABLE p (id int NOT NULL, d int{key}) PARTITION BY LIST (d); CREATE INDEX ON p (id);"
+        " CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)"
+    )
+    pair.grant()
+    result = pair.target.converge("pgml_schema", **schema(pair, "p1", mode="create_missing"))
+    assert "Create table public.p1" in result["changes"]
+    everything = ["breaks_apply", "harmless"]
+    assert not words(pair.target.ok("pgml_schema", **schema(pair, "p1", fail_on=everything)))
+    pair.source.sql("ALTER TABLE p ADD a int")
+    assert pair.target.converge("pgml_schema", **schema(pair, "p1", mode="apply_additive"))["changes"] == [
+        "Add column a to public.p1"
+    ]
+    assert not words(pair.target.ok("pgml_schema", **schema(pair, "p1", fail_on=everything)))
+
+
+def test_what_fails_for_one_table_is_done_for_another(pair: Pair) -> None:
+    """A view that somebody made on the replica keeps a type from being altered."""
+    pair.both("CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE z (id int PRIMARY KEY)")
+    pair.source.sql("ALTER TABLE a ALTER v TYPE bigint; ALTER TABLE z ADD n int")
+    pair.target.sql("CREATE VIEW mine AS SELECT v FROM a")
+    result = pair.target.run("pgml_schema", **schema(pair, "a", "z", mode="apply"))
+    assert result["failed"] and "mine" in result["msg"] and "Make column v of public.a bigint" in result["msg"]
+    left = words(pair.target.ok("pgml_schema", **schema(pair, "a", "z", fail_on=[])))
+    assert left == ["column v of public.a is bigint on the source and integer on the target"]
+
+
 # Databases
 
 
@@ -244,6 +322,23 @@ def test_a_lock_that_is_not_to_be_had_is_said(shop: Pair, monkeypatch: pytest.Mo
     assert shop.target.converge("pgml_schema", **options)["changed"]
 
 
+def test_a_lock_on_the_source_does_not_hide_what_differs(shop: Pair) -> None:
+    """Only what a missing table is made of can't be shown."""
+    shop.source.sql("ALTER TABLE orders ADD v int")
+    shop.target.sql("DROP TABLE users CASCADE")
+    with shop.source.transaction("LOCK TABLE users, orders"):
+        result = shop.target.run("pgml_schema", **schema(shop))
+    assert (
+        result["failed"]
+        and "users is missing" in result["msg"]
+        and "column v of public.orders is missing" in result["msg"]
+    )
+    assert "table public.users is missing on the target" in words(result)
+    printed = result["diff"]["after"]
+    assert "-- what has to be created can't be shown: " in printed
+    assert 'ADD COLUMN IF NOT EXISTS "v" integer;' in printed
+
+
 def test_a_row_that_a_definition_refuses_is_said(shop: Pair) -> None:
     """NULL where the source has NOT NULL: the table stays as it was, and others don't."""
     shop.source.sql("ALTER TABLE users ALTER email SET NOT NULL; ALTER TABLE orders ALTER total TYPE numeric(10, 1)")
@@ -284,3 +379,17 @@ def counted(pair: Pair) -> int:
         pair.target.ok("pgml_schema", source=pair.endpoint, all_tables=True, fail_on=[])
     assert here and there
     return len(here) + len(there)
+
+
+def test_partitions_are_altered_with_their_table(pair: Pair) -> None:
+    """Two hundred that lack three columns take no more statements than one does."""
+    pair.both(
+        "DO $$ BEGIN CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id); FOR i IN 1..200 LOOP"
+        " EXECUTE format('CREATE TABLE p%s PARTITION OF p FOR VALUES IN (%s)', i, i); END LOOP; END $$"
+    )
+    pair.source.sql("ALTER TABLE p ADD a int, ADD b int NOT NULL DEFAULT 5, ADD c text DEFAULT 'c'")
+    with foreign.statements(pair.source) as here, foreign.statements(pair.target) as there:
+        result = pair.target.ok("pgml_schema", **schema(pair, "p", mode="apply_additive"))
+    assert result["changes"] == [f"Add column {name} to public.p" for name in "abc"]
+    assert here and there and len(here) + len(there) < 60
+    assert not words(pair.target.ok("pgml_schema", **schema(pair, "p", fail_on=["harmless", "breaks_apply"])))

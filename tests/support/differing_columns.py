@@ -173,6 +173,26 @@ CASES = [
         row="INSERT INTO t VALUES (1, 'one')",
     ),
     Case(
+        "renamed",
+        "CREATE TABLE t (id int PRIMARY KEY, b text)",
+        "CREATE TABLE t (id int PRIMARY KEY, a text)",
+        (
+            Found(
+                BREAKS,
+                None,
+                "column b of @.t is missing on the target, which has a in its place, so that it was perhaps renamed",
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, 'one')",
+    ),
+    Case(
+        "retyped_new",
+        "CREATE TYPE mood AS ENUM ('sad', 'delighted'); CREATE TABLE t (id int PRIMARY KEY, a mood DEFAULT 'sad')",
+        "CREATE TABLE t (id int PRIMARY KEY, a varchar(3) DEFAULT 'sad')",
+        (Found(BREAKS, APPLY, "column a of @.t is @.mood on the source and character varying(3) on the target"),),
+        row="INSERT INTO t VALUES (1, 'delighted')",
+    ),
+    Case(
         "int_bigint",
         "CREATE TABLE t (id int PRIMARY KEY, a bigint)",
         "CREATE TABLE t (id int PRIMARY KEY, a int)",

@@ -11,6 +11,10 @@ DEEP = (
     " CREATE TABLE p1_1 PARTITION OF p1 FOR VALUES FROM (0) TO (10); "
 )
 PARENT = "CREATE TABLE p (id int, v int, PRIMARY KEY (id)) PARTITION BY RANGE (id); "
+BY_LIST = (
+    "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p FOR VALUES IN ({});"
+    " CREATE TABLE p2 PARTITION OF p FOR VALUES IN ({})"
+)
 LOW = "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); "
 HIGH = "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200); "
 ALONE = "CREATE TABLE p1 (id int PRIMARY KEY, v int); "
@@ -63,6 +67,19 @@ CASES = [
             Found(
                 BREAKS, APPLY, "key t_pkey of @.t is another one on the target, and may refuse rows that the source has"
             ),
+        ),
+        row="INSERT INTO t VALUES (1, 1), (1, 2)",
+    ),
+    Case(
+        "key_referred",
+        "CREATE TABLE t (id int NOT NULL, k int PRIMARY KEY); CREATE TABLE o (id int PRIMARY KEY, v int REFERENCES t (k))",
+        "CREATE TABLE t (id int PRIMARY KEY, k int NOT NULL); CREATE TABLE o (id int PRIMARY KEY, v int REFERENCES t (id))",
+        (
+            Found(BREAKS, APPLY, "rows of @.t are known by k on the source and by id on the target"),
+            Found(
+                BREAKS, APPLY, "key t_pkey of @.t is another one on the target, and may refuse rows that the source has"
+            ),
+            Found(HARMLESS, APPLY, "constraint o_v_fkey of @.o is another one on the target"),
         ),
         row="INSERT INTO t VALUES (1, 1), (1, 2)",
     ),
@@ -134,6 +151,20 @@ CASES = [
         row=CHANGE,
     ),
     Case(
+        "identity_new",
+        (
+            "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL); CREATE UNIQUE INDEX i ON t (v); "
+            "ALTER TABLE t REPLICA IDENTITY USING INDEX i"
+        ),
+        "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL)",
+        (
+            Found(BREAKS, APPLY, "rows of @.t are known by v on the source and by id on the target"),
+            Found(HARMLESS, ADD, "index i of @.t is missing on the target"),
+            Found(HARMLESS, APPLY, "@.t has REPLICA IDENTITY USING INDEX i on the source and DEFAULT on the target"),
+        ),
+        row="INSERT INTO t VALUES (1, 1); UPDATE t SET id = 2 WHERE v = 1",
+    ),
+    Case(
         "identity_none",
         "CREATE TABLE t (id int, v int)",
         "CREATE TABLE t (id int, v int)",
@@ -153,6 +184,35 @@ CASES = [
         PARENT + LOW + HIGH,
         PARENT + LOW,
         (Found(BREAKS, CREATE, "table @.p2 is missing on the target"),),
+    ),
+    Case(
+        "part_lacking_own",
+        PARENT + LOW + HIGH,
+        PARENT + LOW + "ALTER TABLE p ADD mine text; CREATE INDEX i ON p (mine)",
+        (
+            Found(BREAKS, CREATE, "table @.p2 is missing on the target"),
+            Found(HARMLESS, None, "column mine of @.p is on the target only, and stays"),
+            Found(HARMLESS, None, "index i of @.p is on the target only, and stays"),
+        ),
+    ),
+    Case(
+        "part_swapped",
+        BY_LIST.format(1, 2),
+        BY_LIST.format(2, 1),
+        (
+            Found(
+                BREAKS,
+                APPLY,
+                "@.p1 is partition of @.p FOR VALUES IN (1) on the source and partition of @.p FOR VALUES IN (2) on the target",
+            ),
+            Found(
+                BREAKS,
+                APPLY,
+                "@.p2 is partition of @.p FOR VALUES IN (2) on the source and partition of @.p FOR VALUES IN (1) on the target",
+            ),
+        ),
+        row="INSERT INTO p VALUES (1)",
+        table="p1",
     ),
     Case(
         "part_detached",

@@ -58,6 +58,33 @@ CASES = [
         row="INSERT INTO t VALUES (1, 'it''s 100% {x} \"q\" Ü')",
     ),
     Case(
+        "enum_renamed",
+        "CREATE TYPE e AS ENUM ('a', 'z'); CREATE TABLE t (id int PRIMARY KEY, a e)",
+        "CREATE TYPE e AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, a e)",
+        (
+            Found(
+                BREAKS,
+                None,
+                "'z' of type @.e is missing on the target, which has 'b' in its place, so that it was perhaps renamed",
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, 'z')",
+    ),
+    Case(
+        "domain_array_check",
+        "CREATE DOMAIN d AS text[]; CREATE TABLE t (id int PRIMARY KEY, a d)",
+        "CREATE DOMAIN d AS text[] CONSTRAINT k CHECK (cardinality(VALUE) < 2); CREATE TABLE t (id int PRIMARY KEY, a d)",
+        (Found(BREAKS, APPLY, "k of type @.d is on the target only, and may refuse values that the source has"),),
+        row="INSERT INTO t VALUES (1, '{a,b}')",
+    ),
+    Case(
+        "domain_check_renamed",
+        "CREATE DOMAIN d AS int CONSTRAINT k CHECK (VALUE > 0); CREATE TABLE t (id int PRIMARY KEY, a d)",
+        "CREATE DOMAIN d AS int CONSTRAINT l CHECK (VALUE > 0); CREATE TABLE t (id int PRIMARY KEY, a d)",
+        (),
+        row="INSERT INTO t VALUES (1, 1)",
+    ),
+    Case(
         "domain_check_extra",
         "CREATE DOMAIN d AS int; CREATE TABLE t (id int PRIMARY KEY, a d)",
         "CREATE DOMAIN d AS int CONSTRAINT k CHECK (VALUE > 0); CREATE TABLE t (id int PRIMARY KEY, a d)",
@@ -132,6 +159,13 @@ CASES = [
         "CREATE TYPE c AS (x int); CREATE TABLE t (id int PRIMARY KEY, a c)",
         (Found(BREAKS, None, "type @.c has (x bigint) on the source and (x integer) on the target"),),
         row="INSERT INTO t VALUES (1, ROW(3000000000))",
+    ),
+    Case(
+        "composite_renamed",
+        "CREATE TYPE c AS (x int, z text); CREATE TABLE t (id int PRIMARY KEY, a c)",
+        "CREATE TYPE c AS (x int, y text); CREATE TABLE t (id int PRIMARY KEY, a c)",
+        (Found(HARMLESS, APPLY, "z of type @.c is called y on the target"),),
+        row="INSERT INTO t VALUES (1, (1, 'z'))",
     ),
     Case(
         "composite_order",
