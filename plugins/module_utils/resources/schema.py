@@ -237,7 +237,10 @@ def _bring_about(endpoint: Endpoint, alterations: Sequence[Difference], scripts:
                 missing.run(loader, steps)
     if failures:
         words = " ".join(str(failure) for failure in failures[:_SHOWN])
-        raise Refused("{0} The rest is done, and a rerun tries this again.".format(words), **failures[0].details)
+        raise Refused(
+            "{0} What had to be done together with it isn't done, the rest is. A rerun tries it again.".format(words),
+            **failures[0].details,
+        )
 
 
 @contextlib.contextmanager
