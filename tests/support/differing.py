@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from psycopg2.sql import SQL, Identifier
@@ -67,15 +67,16 @@ class Case(NamedTuple):
 
 
 def make(place: Place, cases: Sequence[Case], side: str) -> None:
-    """Create what one side of the cases has."""
-    for case in cases:
-        run_in(place, case, getattr(case, side), create=True)
+    """Create what one side of the cases has, with one connection."""
+    start = SQL("CREATE SCHEMA {0}; SET search_path = {0}, public;")
+    with closing(place.cluster.connect(place.database)) as connection, connection.cursor() as cursor:
+        for case in cases:
+            cursor.execute(start.format(Identifier(case.schema)) + SQL(getattr(case, side)))
 
 
-def run_in(place: Place, case: Case, statements: str, create: bool = False) -> None:
+def run_in(place: Place, case: Case, statements: str) -> None:
     """Run statements whose names are those of the case's schema."""
-    start = SQL("CREATE SCHEMA {0}; SET search_path = {0}, public;" if create else "SET search_path = {0}, public;")
-    place.sql(start.format(Identifier(case.schema)) + SQL(statements))
+    place.sql(SQL("SET search_path = {0}, public;").format(Identifier(case.schema)) + SQL(statements))
 
 
 def rest(differences: Sequence[dict[str, Any]], mode: str) -> list[dict[str, Any]]:

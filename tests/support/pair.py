@@ -140,10 +140,12 @@ class Pair:
         self.grant()
 
     def grant(self) -> None:
-        for (schema,) in self.source.sql("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|^information'"):
-            names = {"schema": Identifier(schema), "role": Identifier(self.distributor)}
-            self.source.sql(SQL("GRANT USAGE ON SCHEMA {schema} TO {role}").format(**names))
-            self.source.sql(SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}").format(**names))
+        found = self.source.sql("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|^information'")
+        schemas = SQL(", ").join([Identifier(schema) for (schema,) in found])
+        statements = (
+            "GRANT USAGE ON SCHEMA {schemas} TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA {schemas} TO {role}"
+        )
+        self.source.sql(SQL(statements).format(schemas=schemas, role=Identifier(self.distributor)))
 
     def publish(self, *tables: Any, name: str = "pub", **params: Any) -> dict[str, Any]:
         return self.source.ok("pgml_publication", name=name, tables=list(tables), **params)
