@@ -61,7 +61,7 @@ class _Words:
     """A statement's beginning, word by word."""
 
     def __init__(self, sql: str) -> None:
-        self._parts = [(exact, word, sign) for exact, word, sign in _parts(sql)]
+        self._parts = list(_parts(sql))
 
     def take(self, *keywords: str) -> bool:
         """Step over *keywords*, if they come next."""

@@ -53,7 +53,7 @@ def check_id(change: str) -> None:
 
 def parted(comment: str | None) -> tuple[str, str | None]:
     """What somebody wrote into a comment, and the line of progress at its end."""
-    own, _, last = (comment or "").rpartition("\n")
+    own, _break, last = (comment or "").rpartition("\n")
     return (own, last) if _entries(last) else (comment or "", None)
 
 

@@ -92,7 +92,7 @@ class Run:
 
     def carry_out(self, pending: Sequence[Mapping[str, Any]], end: float) -> None:
         """Run *pending*; neighbours that may share a transaction share one."""
-        groups = [list(group) for _, group in itertools.groupby(pending, lambda each: bool(each["transactional"]))]
+        groups = [list(group) for _kind, group in itertools.groupby(pending, lambda each: bool(each["transactional"]))]
         together = self._task.params["together"]
         if together and (len(groups) > 1 or not groups[0][0]["transactional"]):
             raise Refused("With together all statements have to run in one transaction.")

@@ -191,10 +191,9 @@ def _alter_domain(type_: str, action: str, **parts: Any) -> Any:
 def _composite(type_: str, source: Type, target: Type) -> Iterable[Difference]:
     """A value of a composite type travels as its attributes in order, without their names."""
     here, there = list(source.attributes.items()), list(target.attributes.items())
-    renamed = [(name, other, column) for (name, column), (other, _) in zip(here, there) if name != other]
-    if [column for _, column in here] == [column for _, column in there] and not (
-        {name for name, _other, _ in renamed} & {name for name, _ in there}
-    ):
+    renamed = [(name, other, column) for (name, column), (other, _column) in zip(here, there) if name != other]
+    swapped = {name for name, _other, _column in renamed} & set(target.attributes)
+    if [column for _name, column in here] == [column for _name, column in there] and not swapped:
         for name, other, column in renamed:
             yield _renamed_attribute(type_, name, other, column)
     elif here[: len(there)] == there:
