@@ -9,7 +9,7 @@ export LC_ALL := C.UTF-8
 
 .PHONY: help demo demo-clean test test-variations lint unit integration molecule molecule-all docs clean
 .PHONY: bench bench-growth bench-forky bench-subscription bench-subscription-forky
-.PHONY: bench-fdw bench-fdw-forky bench-thousand-tables
+.PHONY: bench-fdw bench-fdw-forky bench-thousand-tables bench-definitions
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' Makefile
@@ -105,6 +105,9 @@ bench-fdw-forky: $(VENV)/.dev containers ## ... with PostgreSQL 18, in a contain
 
 bench-thousand-tables: $(VENV)/.dev postgresql ## Measure a run that has nothing to do, over 1,000 tables
 	@$(BIN)/python -m benchmarks.thousand_tables --write
+
+bench-definitions: $(VENV)/.dev postgresql ## Measure a comparison of the definitions of 5,000 tables
+	@$(BIN)/python -m benchmarks.definitions --write
 
 docs: $(VENV)/.docs ## Build the documentation as HTML
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/docs.py

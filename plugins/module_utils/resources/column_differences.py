@@ -11,11 +11,12 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     raw,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import widening
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import spelling, widening
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
     ADD,
     ALTER,
     APPLY,
+    COLUMN,
     HARMLESS,
     LOOSEN,
     TIGHTEN,
@@ -23,54 +24,89 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.d
     Difference,
     Sides,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
-    IDENTITIES,
-    Column,
-)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import IDENTITIES, Column
 
 
 def of_columns(sides: Sides) -> Iterable[Difference]:
+    """Columns are found by their names."""
+    lacking = [name for name in sides.columns if name not in sides.others]
+    more = [name for name in sides.others if name not in sides.columns]
+    if _perhaps_renamed(sides, lacking, more):
+        yield _renamed(sides, lacking.pop(), more.pop())
+    for name in lacking:
+        yield _missing(sides, name, sides.columns[name])
+    for name in more:
+        yield _of_the_target(sides, name, sides.others[name])
     for name, column in sides.columns.items():
-        there = sides.others.get(name)
-        if there is None:
-            yield _missing_column(sides, name, column)
-        elif there != column:
-            yield from _column(sides, name, column, there)
-    for name, column in sides.others.items():
-        if name not in sides.columns:
-            yield _column_of_the_target(sides, name, column)
+        other = sides.others.get(name)
+        if other is not None and other != column:
+            yield from _column(sides, name, column, other)
 
 
-def _missing_column(sides: Sides, name: str, column: Column) -> Difference:
-    first, then = _as_added(sides, name, column)
-    statements = [
-        sides.alter("ADD COLUMN IF NOT EXISTS {name} {column}", name=identifier(name), column=raw(str(first)))
+def _perhaps_renamed(sides: Sides, lacking: list[str], more: list[str]) -> bool:
+    """Whether both have, at the same place, one column of the same type that the other doesn't have."""
+    if len(lacking) != 1 or len(more) != 1:
+        return False
+    here, there = sides.places
+    return (
+        sides.columns[lacking[0]].type == sides.others[more[0]].type
+        and lacking[0] in here
+        and here[lacking[0]] == there.get(more[0])
+    )
+
+
+def _renamed(sides: Sides, name: str, other: str) -> Difference:
+    action = "RENAME COLUMN {other} TO {name}"
+    return sides.found(
+        APPLY,
+        "column",
+        name,
+        (sides.columns[name], None),
+        "is missing on the target, which has {0} in its place, so that it was perhaps renamed".format(quoted(other)),
+        steps=((COLUMN, sides.alter(action, other=identifier(other), name=identifier(name))),),
+        unfit=True,
+    )
+
+
+def _missing(sides: Sides, name: str, column: Column) -> Difference:
+    first = _as_added(sides, name, column)
+    steps = [
+        (COLUMN, sides.alter("ADD COLUMN IF NOT EXISTS {name} {column}", name=identifier(name), column=raw(str(first))))
     ]
-    if then != first:
-        statements.append(_set_default(sides, name, then))
+    if column.default != first.default:
+        steps.append((COLUMN, _set_default(sides, name, column)))
+    doubtful = _is_doubtful(sides, name, column)
     return sides.found(
         HARMLESS if column.generated else APPLY,
         "column",
         name,
         (column, None),
-        "is missing on the target" + _doubt(sides, name, column),
-        statements=tuple(statements),
+        "is missing on the target" + (_DOUBT if doubtful else ""),
+        steps=tuple(steps),
         mended_by=ADD,
         remedy="Add column {0} to {1}".format(quoted(name), sides.table.label),
+        unfit=not column.generated,
+        doubtful=doubtful,
     )
 
 
-def _as_added(sides: Sides, name: str, column: Column) -> tuple[Column, Column]:
-    """A column as it is added, with the value that the source's rows have got, and as it is afterwards.
+_DOUBT = ", and what rows got that were there is not known, so compare them afterwards"
 
-    A default that is no constant, such as now(), had another value at that moment, and one that was set later gave none.
+
+def _as_added(sides: Sides, name: str, column: Column) -> Column:
+    """A column as it is added, with the value that the source's rows have got.
+
+    A default that is no constant, such as now(), had another value at that moment, one that was dropped since gave one, and one
+    that was set later gave none.
     """
     value = sides.missing.get(name)
-    if column.generated or column.default is None or _constant(column.default) == value is not None:
-        return column, column
-    if value is None and column.not_null:
-        return column, column
-    return column._replace(default=None if value is None else _text(value)), column
+    if column.generated or column.identity or value is not None and _constant(column.default) == value:
+        return column
+    if value is not None:
+        return column._replace(default=_text(value))
+    if column.default is None:
+        return column._replace(not_null=column.not_null and not sides.target.filled)
+    return column if column.not_null else column._replace(default=None)
 
 
 _CONSTANT = re.compile(r"(?:'((?:[^'\\]|'')*)'(?:::[^']+)?|(-?[0-9.]+))\Z")
@@ -82,14 +118,11 @@ def _constant(default: str | None) -> str | None:
     return None if match is None else match.group(2) or (match.group(1) or "").replace("''", "'")
 
 
-def _doubt(sides: Sides, name: str, column: Column) -> str:
-    """What to add when rows that are there may have got other values on the source, for it doesn't keep which."""
-    filled = column.identity or column.default is not None and not column.generated
-    return (
-        ", and what rows got that were there is not known, so compare them afterwards"
-        if filled and name not in sides.missing
-        else ""
-    )
+def _is_doubtful(sides: Sides, name: str, column: Column) -> bool:
+    """Whether rows that are there may have got other values on the source, which doesn't keep which."""
+    if column.generated or name in sides.missing or not sides.target.filled:
+        return False
+    return bool(column.identity) or column.not_null or column.default is not None
 
 
 def _text(value: str) -> str:
@@ -97,7 +130,7 @@ def _text(value: str) -> str:
     return "E" + text if "\\" in text else text
 
 
-def _column_of_the_target(sides: Sides, name: str, column: Column) -> Difference:
+def _of_the_target(sides: Sides, name: str, column: Column) -> Difference:
     if column.is_required and not column.generated:
         return sides.found(
             APPLY,
@@ -105,40 +138,47 @@ def _column_of_the_target(sides: Sides, name: str, column: Column) -> Difference
             name,
             (None, column),
             "is required on the target and gets no value",
-            statements=(sides.alter("ALTER COLUMN {name} DROP NOT NULL", name=identifier(name)),),
+            steps=((LOOSEN, sides.alter("ALTER COLUMN {name} DROP NOT NULL", name=identifier(name))),),
             mended_by=ADD,
             remedy="Let column {0} of {1} be NULL".format(quoted(name), sides.table.label),
-            rank=LOOSEN,
+            unfit=True,
         )
     return sides.found(HARMLESS, "column", name, (None, column), "is on the target only, and stays")
 
 
 def _column(sides: Sides, name: str, source: Column, target: Column) -> Iterable[Difference]:
     """What differs of a column that both have."""
-    if source.generated or target.generated:
-        if source[:1] + source[2:] != target[:1] + target[2:]:
-            yield _generated(sides, name, source, target)
-            return
-    elif (source.type, source.collation) != (target.type, target.collation):
-        yield _type(sides, name, source, target)
+    if (source.generated or target.generated) and source._replace(not_null=False) != target._replace(not_null=False):
+        yield from _generated(sides, name, source, target)
+        return
+    retyped = False
+    if (source.type, source.collation) != (target.type, target.collation):
+        difference = _type(sides, name, source, target)
+        retyped = bool(difference.steps)  # which take the default along
+        yield difference
     if source.not_null != target.not_null:
-        yield from _nullable(sides, name, source, target)
+        yield _nullable(sides, name, source, target)
     if source.generated:
         return
-    if source.identity != target.identity:
+    if source.identity != target.identity and not sides.source.is_partition and not sides.target.is_partition:
         yield _column_identity(sides, name, source, target)
-    if source.default != target.default:
+    elif not retyped and not _same_default(sides, source, target):
         yield sides.found(
             HARMLESS,
             "column",
             name,
             (_clause("DEFAULT", source.default), _clause("DEFAULT", target.default)),
             "has another default on the target",
-            statements=(_set_default(sides, name, source),),
+            steps=((TIGHTEN if source.default is not None else LOOSEN, _set_default(sides, name, source)),),
             mended_by=ALTER,
             remedy="Set the default of column {0} of {1}".format(quoted(name), sides.table.label),
-            rank=TIGHTEN if source.default is not None else LOOSEN,
         )
+
+
+def _same_default(sides: Sides, source: Column, target: Column) -> bool:
+    if source.default is None or target.default is None:
+        return source.default == target.default
+    return spelling.alike(source.default, target.default, sides.servers.source_version, sides.servers.target_version)
 
 
 def _clause(keyword: str, value: str | None) -> str | None:
@@ -151,79 +191,86 @@ def _set_default(sides: Sides, name: str, column: Column) -> Any:
     return sides.alter("ALTER COLUMN {name} SET DEFAULT {value}", name=identifier(name), value=raw(column.default))
 
 
-def _generated(sides: Sides, name: str, source: Column, target: Column) -> Difference:
-    """Generated columns are not replicated, and can't be written."""
+def _generated(sides: Sides, name: str, source: Column, target: Column) -> Iterable[Difference]:
+    """What a generated column holds is not replicated, and it can't be written."""
+    values = (source, target)
     if not source.generated:
-        return sides.found(
+        stored = target.generated == "s"
+        yield sides.found(
             APPLY,
             "column",
             name,
-            (source, target),
+            values,
             "is generated on the target",
-            statements=(sides.alter("ALTER COLUMN {name} DROP EXPRESSION", name=identifier(name)),)
-            if target.generated == "s"
+            steps=((LOOSEN, sides.alter("ALTER COLUMN {name} DROP EXPRESSION", name=identifier(name))),)
+            if stored
             else (),
-            mended_by=ADD if target.generated == "s" else None,
+            mended_by=ADD if stored else None,
             remedy="Let column {0} of {1} take values".format(quoted(name), sides.table.label),
-            rank=LOOSEN,
+            unfit=True,
         )
-    if not target.generated:
-        return sides.found(
-            APPLY,
-            "column",
-            name,
-            (source, target),
-            "is generated on the source, and gets no values on the target",
-        )
-    return sides.found(HARMLESS, "column", name, (source, target), "is generated differently on the target")
+    elif not target.generated:
+        words = "is generated on the source, and gets no values on the target"
+        yield sides.found(APPLY, "column", name, values, words)
+    elif source._replace(default=None) != target._replace(default=None) or not _same_default(sides, source, target):
+        yield sides.found(HARMLESS, "column", name, values, "is generated differently on the target")
 
 
 def _type(sides: Sides, name: str, source: Column, target: Column) -> Difference:
     here, there = (each.type + (" COLLATE " + each.collation if each.collation else "") for each in (source, target))
     same = source.type == target.type
-    fits = same or (not sides.binary and widening.holds(target.type, source.type))
+    fits = same or widening.holds(target.type, source.type, sides.servers.domains, sides.binary)
     words = "is {0} on the source and {1} on the target".format(here, there)
     if fits and not same:
         return sides.found(HARMLESS, "column", name, (here, there), words + ", where all its values fit")
-    action = "ALTER COLUMN {name} TYPE {type} USING {name}::{plain}"
     return sides.found(
         HARMLESS if fits else APPLY,
         "column",
         name,
         (here, there),
         words,
-        statements=(sides.alter(action, name=identifier(name), type=raw(here), plain=raw(source.type)),),
+        steps=tuple(_retype(sides, name, source, target, here)),
         mended_by=ALTER,
         remedy="Make column {0} of {1} {2}".format(quoted(name), sides.table.label, here),
-        rank=TYPE,
+        unfit=not fits,
+        doubtful=not same and sides.target.filled and not widening.holds(source.type, target.type, {}, False),
     )
 
 
-def _nullable(sides: Sides, name: str, source: Column, target: Column) -> Iterable[Difference]:
+def _retype(sides: Sides, name: str, source: Column, target: Column, type_: str) -> Iterable[tuple[int, Any]]:
+    """A default is not converted with its column."""
+    own = {source.type, target.type} & set(sides.servers.own_types)
+    action = "ALTER COLUMN {name} TYPE {type} USING {name}" + ("::text::{plain}" if own else "::{plain}")
+    if target.default is not None:
+        yield LOOSEN, sides.alter("ALTER COLUMN {name} DROP DEFAULT", name=identifier(name))
+    yield TYPE, sides.alter(action, name=identifier(name), type=raw(type_), plain=raw(source.type))
+    if source.default is not None:
+        yield TIGHTEN, _set_default(sides, name, source)
+
+
+def _nullable(sides: Sides, name: str, source: Column, target: Column) -> Difference:
     if source.not_null:
-        yield sides.found(
+        return sides.found(
             HARMLESS,
             "column",
             name,
             ("NOT NULL", "NULL"),
             "may be NULL on the target only",
-            statements=(sides.alter("ALTER COLUMN {name} SET NOT NULL", name=identifier(name)),),
+            steps=((TIGHTEN, sides.alter("ALTER COLUMN {name} SET NOT NULL", name=identifier(name))),),
             mended_by=ALTER,
             remedy="Let column {0} of {1} not be NULL".format(quoted(name), sides.table.label),
-            rank=TIGHTEN,
         )
-    elif not any(part.type == "p" and name in part.columns for part in sides.target.parts.values()):
-        yield sides.found(
-            APPLY,
-            "column",
-            name,
-            ("NULL", "NOT NULL"),
-            "may be NULL on the source only",
-            statements=(sides.alter("ALTER COLUMN {name} DROP NOT NULL", name=identifier(name)),),
-            mended_by=ADD,
-            remedy="Let column {0} of {1} be NULL".format(quoted(name), sides.table.label),
-            rank=LOOSEN,
-        )
+    keyed = any(part.type == "p" and name in part.columns for part in sides.target.parts.values())
+    return sides.found(
+        APPLY,
+        "column",
+        name,
+        ("NULL", "NOT NULL"),
+        "may be NULL on the source only",
+        steps=((LOOSEN, sides.alter("ALTER COLUMN {name} DROP NOT NULL", name=identifier(name))),),
+        mended_by=ALTER if keyed else ADD,
+        remedy="Let column {0} of {1} be NULL".format(quoted(name), sides.table.label),
+    )
 
 
 def _column_identity(sides: Sides, name: str, source: Column, target: Column) -> Difference:
@@ -237,14 +284,18 @@ def _column_identity(sides: Sides, name: str, source: Column, target: Column) ->
         "GENERATED {0} AS IDENTITY".format(IDENTITIES[each.identity]) if each.identity else None
         for each in (source, target)
     )
+    steps = [(TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name)))]
+    if source.default != target.default:  # a column has either
+        steps.insert(
+            0 if source.identity else 1, (LOOSEN if source.identity else TIGHTEN, _set_default(sides, name, source))
+        )
     return sides.found(
         HARMLESS,
         "column",
         name,
         (here, there),
         "is {0} on the source and {1} on the target".format(here or "no identity column", there or "none"),
-        statements=(sides.alter(action, name=identifier(name)),),
+        steps=tuple(steps),
         mended_by=ALTER,
         remedy="Alter the identity of column {0} of {1}".format(quoted(name), sides.table.label),
-        rank=TIGHTEN if source.identity else LOOSEN,
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
@@ -18,13 +18,21 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     table_differences,
     type_differences,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import Difference
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.definitions import Attachment
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
+    IDENTIFY,
+    Difference,
+    Servers,
+    Sides,
+    columns_of,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Gap
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.publication import Publication
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
     SequenceState,
     Structure,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table, refuse_missing
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import seeds
 
 
@@ -40,6 +48,8 @@ class Side(NamedTuple):
     database: structures.Database
 
 
+_RELATION, _TYPE = 1259, 1247
+"""The numbers of pg_class and pg_type, the same on every server."""
 _NOTHING: dict[Any, Any] = {}
 
 
@@ -47,6 +57,8 @@ class Comparison(NamedTuple):
     """What was found."""
 
     wanted: Sequence[Table]
+    types: Mapping[str, structures.Type]
+    """on the source"""
     differences: Sequence[Difference]
     """what breaks something first"""
     left_out: Sequence[dict[str, str]]
@@ -57,15 +69,26 @@ class Comparison(NamedTuple):
         modes = difference.MODES[: difference.MODES.index(mode) + 1]
         return [each for each in self.differences if each.mended_by in modes]
 
-    def gap(self, source: Session, session: Session | None, parts: Sequence[str]) -> Gap:
-        """What has to be created, which costs a few more queries."""
-        owners = {each.owner for each in self.differences if each.mended_by == difference.CREATE and each.owner}
-        widened = {each.owner for each in self.differences if each.mended_by == difference.ADD and each.target is None}
-        gap = missing.read_gap(source, session, self.wanted, parts) if owners else Gap([], [], [])
+    def gap(self, source: Session, session: Session | None, found: Sequence[Difference], parts: Sequence[str]) -> Gap:
+        """What has to be created to mend *found*, which costs a few more queries."""
+        made = [each for each in found if each.dumped]
+        gap = missing.read_gap(source, session, self.wanted, parts) if made else Gap([], [], [])
+        tables = {each.owner for each in made if each.kind == "table"}
+        named = {(each.owner, each.name) for each in made}
+        own = {(each.key, each.name): each for each in gap.attachments}
         return gap._replace(
-            attachments=[each for each in gap.attachments if each.key in owners],
-            widened=[table for table in self.wanted if table.key in widened],
+            tables=[table for table in gap.tables if table.key in tables],
+            attachments=[each for each in gap.attachments if each.key in tables or _origin(each, own) in named],
+            altered=self._altered([each for each in found if each.steps]),
         )
+
+    def _altered(self, found: Sequence[Difference]) -> list[tuple[int, int]]:
+        """What is altered of *found*, by catalog and object."""
+        owners = {each.owner for each in found}
+        types = {each.object for each in found if each.kind == "type"}
+        return [(_RELATION, table.oid) for table in self.wanted if table.key in owners] + [
+            (_TYPE, type_.oid) for name, type_ in self.types.items() if name in types
+        ]
 
     def as_result(self, session: Session) -> dict[str, Any]:
         """The return values."""
@@ -93,21 +116,38 @@ def compare(source: Session, session: Session | None, wanted: Sequence[Table], p
     """What differs of *wanted* between the source and the database of *session*, which may not be there yet."""
     keys = [table.key for table in wanted]
     here, there = _both(lambda each: read_side(each, keys), source, session)
+    refuse_missing(source, [key for key in keys if key not in here.tables])
     by_key = {table.key: table for table in wanted}
     left_out: list[dict[str, str]] = []
-    found = [*_of_publications(source, by_key)]
+    published = structures.publications(source, keys)
+    publications = [each for each in (publication.read(source, name) for name in published) if each]
+    found = [*_of_publications(source, publications, by_key)]
     if session is None or there is None:
         found += [table_differences.missing_table(table, here.tables[table.key]) for table in wanted]
     else:
-        found += _of_tables(source, session, by_key, here, there, left_out)
+        generated = {key for each in publications if each.generated_columns == "stored" for key in published[each.name]}
+        found += _Tables(source, session, by_key, here, there, generated).differences(left_out)
         found += type_differences.of_types(here.types, there.types)
         found += type_differences.of_sequences(here.sequences, there.sequences)
         extensions = {each.extension for each in here.types.values() if each.extension} | here.used_by_indexes
         found += type_differences.of_extensions(extensions, here.extensions, there.extensions)
         found += type_differences.of_databases(here.database, there.database)
     found = [each for each in found if _is_asked_for(each, parts)]
-    found.sort(key=lambda each: (difference.CLASSES.index(each.breaks), each.owner or ("",), each.rank))
-    return Comparison(wanted, found, left_out, _standings(here.sequences, there.sequences if there else _NOTHING))
+    found.sort(key=_order)
+    standings = _standings(here.sequences, there.sequences if there else _NOTHING)
+    return Comparison(wanted, here.types, found, left_out, standings)
+
+
+def _order(each: Difference) -> tuple[int, tuple[str, ...], int]:
+    """What breaks something first, object by object in the order in which statements have to run."""
+    return difference.CLASSES.index(each.breaks), each.owner or (), each.steps[0][0] if each.steps else 0
+
+
+def _origin(attachment: Attachment, others: Mapping[Any, Attachment]) -> tuple[Any, str]:
+    """The table and the name of the index that an index of a partition belongs to."""
+    while attachment.inherited in others:
+        attachment = others[attachment.inherited]
+    return attachment.inherited or (attachment.key, attachment.name)
 
 
 def _both(read: Callable[[Session], Side], source: Session, session: Session | None) -> tuple[Side, Side | None]:
@@ -132,71 +172,125 @@ def read_side(session: Session, keys: Sequence[tuple[str, str]]) -> Side:
     )
 
 
-def _of_publications(source: Session, wanted: Mapping[tuple[str, str], Table]) -> Iterable[Difference]:
+def _of_publications(
+    source: Session, publications: Sequence[Publication], wanted: Mapping[tuple[str, str], Table]
+) -> Iterable[Difference]:
     """Tables that are published, and whose UPDATE and DELETE fail on the source because of that."""
     seen = set()
-    for name in structures.publications(source, wanted):
-        published = publication.read(source, name)
-        for fault in publication.faults_of(source, published) if published else ():
+    for published in publications:
+        for fault in publication.faults_of(source, published):
             identity = fault.identity
             if (identity.schema, identity.name) in wanted and identity.label not in seen:
                 seen.add(identity.label)
-                statements = (replica_identity.full(identity).statement,) if fault.healed_by_full else ()
+                steps = ((IDENTIFY, replica_identity.full(identity).statement),) if fault.healed_by_full else ()
                 words = "UPDATE and DELETE fail on the source: {0} {1}, and publication {2} publishes them".format(
-                    identity.label, fault.reason, quoted(name)
+                    identity.label, fault.reason, quoted(published.name)
                 )
                 yield Difference(
-                    difference.PRIMARY, "replica_identity", identity.label, None, fault.reason, None, words, statements
+                    difference.PRIMARY, "replica_identity", identity.label, None, fault.reason, None, words, steps
                 )
 
 
-def _of_tables(
-    source: Session,
-    session: Session,
-    wanted: Mapping[tuple[str, str], Table],
-    here: Side,
-    there: Side,
-    left_out: list[dict[str, str]],
-) -> list[Difference]:
-    """What differs of the tables themselves. Most are alike, and then nothing of them is looked at more closely."""
-    found: list[Difference] = []
-    unlike: list[tuple[Table, Structure, Structure]] = []
-    for key, table in wanted.items():
-        structure, other = here.tables[key], there.tables.get(key)
-        lacks = _lacks(table, structure, wanted)
-        left_out += lacks
-        structure = _without(structure, lacks)
-        if other is None:
-            found.append(table_differences.missing_table(table, structure))
-        elif not structure.is_like(other):
-            unlike.append((table, structure, other))
-    # What a first copy has set aside comes back with its end.
-    unfinished = seeds.unfinished_tables(session)
-    added = structures.missing_values(source, _added_columns(unlike))
-    binary = bool(unlike) and structures.is_binary(session, [other.oid for _table, _structure, other in unlike])
-    for table, structure, other in unlike:
-        values = {name: value for (oid, name), value in added.items() if oid == structure.oid}
-        sides = difference.sides_of(table, structure, other, binary, values)
-        found += [
-            each
-            for each in table_differences.of_table(sides)
-            if table.key not in unfinished or each.kind not in ("key", "index", "constraint", "replica_identity")
-        ]
-    return _not_of_parents(found, {table.key: other.parent for table, _structure, other in unlike})
+class _Tables:
+    """The tables of both sides. Most are alike, and then nothing of them is looked at more closely."""
+
+    def __init__(
+        self,
+        source: Session,
+        session: Session,
+        wanted: Mapping[tuple[str, str], Table],
+        here: Side,
+        there: Side,
+        generated: Collection[tuple[str, str]],
+    ) -> None:
+        self._source, self._session, self._wanted, self._generated = source, session, wanted, generated
+        self._here = {key: self._by_itself(structure) for key, structure in here.tables.items()}
+        self._there = {key: self._by_itself(structure) for key, structure in there.tables.items()}
+        self._servers = Servers(
+            source.version,
+            session.version,
+            {name: type_.domain.base for name, type_ in here.types.items() if type_.kind == "d"},
+            {*here.types, *there.types},
+        )
+
+    def _by_itself(self, structure: Structure) -> Structure:
+        parents = [structure.parent] if structure.parent else structure.ancestors
+        return structure if all(parent in self._wanted for parent in parents) else structure.apart()
+
+    def differences(self, left_out: list[dict[str, str]]) -> list[Difference]:
+        """What differs of them; what the target can't have is added to *left_out*."""
+        found: list[Difference] = []
+        unlike: list[tuple[Table, Structure, Structure]] = []
+        for key, table in self._wanted.items():
+            structure, other = self._here[key], self._there.get(key)
+            lacks = _lacks(table, structure, self._wanted)
+            left_out += lacks
+            if lacks:
+                structure = structure.without_parts({each["name"] for each in lacks})
+            if other is not None and (key in self._generated or not structure.is_like(other)):
+                unlike.append((table, structure, other))
+        absent = [key for key in self._wanted if key not in self._there]
+        for key in sorted(absent, key=self._depth):
+            make = table_differences.missing_partition if self._joins(key) else table_differences.missing_table
+            found.append(make(self._wanted[key], self._here[key]))
+        return found + self._of_unlike(unlike)
+
+    def _depth(self, key: tuple[str, str]) -> int:
+        parent = self._here[key].parent
+        return 0 if parent is None else 1 + self._depth(parent)
+
+    def _joins(self, key: tuple[str, str]) -> bool:
+        """Whether a missing table is a partition of one that is there, or that becomes one of such."""
+        parent = self._here[key].parent
+        return parent is not None and (parent in self._there or self._joins(parent))
+
+    def _of_unlike(self, unlike: Sequence[tuple[Table, Structure, Structure]]) -> list[Difference]:
+        # What a first copy has set aside comes back with its end.
+        unfinished = seeds.unfinished_tables(self._session)
+        binary = bool(unlike) and structures.is_binary(self._session, [other.oid for _table, _own, other in unlike])
+        odd = [(structure, other) for _table, structure, other in unlike if set(structure.columns) ^ set(other.columns)]
+        values = _by_table(structures.missing_values(self._source, _added_columns(odd)))
+        places = structures.places(self._source, [structure.oid for structure, _other in odd])
+        others = structures.places(self._session, [other.oid for _structure, other in odd])
+        found = []
+        for table, structure, other in unlike:
+            sides = Sides(
+                table,
+                structure,
+                other,
+                columns_of(table, structure, table.key in self._generated, self._servers.target_version),
+                other.columns,
+                self._servers,
+                binary,
+                values.get(structure.oid, {}),
+                (places.get(structure.oid, {}), others.get(other.oid, {})),
+            )
+            found += [
+                each
+                for each in table_differences.of_table(sides)
+                if table.key not in unfinished or each.kind not in ("key", "index", "constraint", "replica_identity")
+            ]
+        return self._not_of_parents(found)
+
+    def _not_of_parents(self, found: Sequence[Difference]) -> list[Difference]:
+        """Without what tables share with those that they are made of: what is done to columns there is done to theirs."""
+        columns = {(each.owner, each.name, each.source, each.target) for each in found if each.kind == "column"}
+
+        def is_shared(each: Difference) -> bool:
+            structure = self._there.get(each.owner or ("", ""))
+            if each.kind != "column" or structure is None:
+                return False
+            parents = [structure.parent, *structure.ancestors]
+            return any((parent, each.name, each.source, each.target) in columns for parent in parents)
+
+        return [each for each in found if not is_shared(each)]
 
 
-def _not_of_parents(
-    found: Sequence[Difference], parents: Mapping[tuple[str, str], tuple[str, str] | None]
-) -> list[Difference]:
-    """What partitions don't share with their parent: what is done to its columns is done to theirs."""
-    columns = {(each.owner, each.name, each.source, each.target) for each in found if each.kind == "column"}
-    return [
-        each
-        for each in found
-        if each.kind != "column"
-        or each.owner is None
-        or (parents.get(each.owner), each.name, each.source, each.target) not in columns
-    ]
+def _by_table(values: Mapping[tuple[int, str], str]) -> dict[int, dict[str, str]]:
+    found: dict[int, dict[str, str]] = {}
+    for (oid, name), value in values.items():
+        found.setdefault(oid, {})[name] = value
+    return found
 
 
 def _lacks(table: Table, structure: Structure, wanted: Mapping[tuple[str, str], Table]) -> list[dict[str, str]]:
@@ -210,23 +304,21 @@ def _lacks(table: Table, structure: Structure, wanted: Mapping[tuple[str, str], 
     return [{"name": name, "table": table.label, "reason": reason} for name, reason in reasons.items() if reason]
 
 
-def _without(structure: Structure, lacks: Sequence[Mapping[str, str]]) -> Structure:
-    return structure.without_parts({each["name"] for each in lacks}) if lacks else structure
-
-
-def _added_columns(unlike: Iterable[tuple[Table, Structure, Structure]]) -> list[tuple[int, str]]:
-    """The columns that the target lacks, by table and name."""
+def _added_columns(odd: Iterable[tuple[Structure, Structure]]) -> list[tuple[int, str]]:
+    """The columns that the target lacks, by table and name; partitions get those of their table."""
+    lacking = {structure.key: (structure.oid, set(structure.columns) - set(other.columns)) for structure, other in odd}
+    parents = {other.key: other.parent for _structure, other in odd}
     return [
-        (structure.oid, name)
-        for _table, structure, other in unlike
-        if structure.columns_text != other.columns_text
-        for name in set(structure.columns) - set(other.columns)
+        (oid, name)
+        for key, (oid, names) in lacking.items()
+        for name in names
+        if name not in lacking.get(parents[key] or ("", ""), (0, ()))[1]
     ]
 
 
-def _is_asked_for(difference: Difference, parts: Sequence[str]) -> bool:
-    asked = {"index": "indexes", "constraint": "constraints"}.get(difference.kind, "tables")
-    return asked in parts or difference.kind not in ("index", "constraint")
+def _is_asked_for(found: Difference, parts: Sequence[str]) -> bool:
+    asked = {"index": "indexes", "constraint": "constraints"}.get(found.kind, "tables")
+    return asked in parts or found.kind not in ("index", "constraint")
 
 
 def _standings(

@@ -23,9 +23,6 @@ class Column(NamedTuple):
     """as format_type() spells it"""
     labels: tuple[str, ...]
     """of the column's enum, in order"""
-    optional: bool
-    """whether a row can be inserted without it"""
-    generated: bool
 
 
 class Definition(NamedTuple):
@@ -34,8 +31,6 @@ class Definition(NamedTuple):
     key: tuple[str, str]
     kind: str
     columns: dict[str, Column]
-    identified: bool
-    """whether it has a primary key or another replica identity"""
 
 
 class Attachment(NamedTuple):
@@ -62,10 +57,7 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
     definitions: dict[tuple[str, str], Definition] = {}
     for row in session.rows(
         "SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind,"
-        " c.relreplident IN ('f', 'i') OR EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)"
-        "  AS identified,"
-        " a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attgenerated <> '' AS generated,"
-        " NOT a.attnotnull OR a.atthasdef OR a.attidentity <> '' AS optional,"
+        " a.attname, format_type(a.atttypid, a.atttypmod) AS type,"
         " array(SELECT e.enumlabel::text FROM pg_enum AS e JOIN pg_type AS t ON t.oid = a.atttypid"
         "  WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype) ORDER BY e.enumsortorder) AS labels"
         " FROM unnest(%s::text[], %s::text[]) AS wanted(schema, name)"
@@ -76,9 +68,9 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
         arrays(keys),
     ):
         key = (row.schema, row.name)
-        table = definitions.setdefault(key, Definition(key, row.kind, {}, row.identified))
+        table = definitions.setdefault(key, Definition(key, row.kind, {}))
         if row.attname is not None:
-            table.columns[row.attname] = Column(row.attname, row.type, tuple(row.labels), row.optional, row.generated)
+            table.columns[row.attname] = Column(row.attname, row.type, tuple(row.labels))
     return definitions
 
 
@@ -226,38 +218,23 @@ def existing(session: Session, identities: Iterable[str]) -> set[str]:
     }
 
 
-class LooseEnd(NamedTuple):
-    """What pg_dump's table of contents knows by its text alone: the attachment of a partition, or a column's own sequence."""
+def loose_ends(session: Session, oids: Sequence[int]) -> tuple[set[str], set[tuple[str, str]]]:
+    """What pg_dump's table of contents knows of the tables *oids* by text alone, and the sequences they own.
 
-    text: str
-    kind: str
-    key: tuple[str, str]
-    """of the partition, or the sequence"""
-    parent: int | None
-    """the oid of the partition's parent"""
-
-
-def loose_ends(session: Session, oids: Sequence[int], parents: Sequence[int]) -> list[LooseEnd]:
-    """Those of the tables *oids*: where they are partitions of one of *parents*, and sequences that their columns own."""
-    return [
-        LooseEnd(
-            " ".join((row.kind, row.schema, row.name, row.owner)).translate({10: " ", 13: " "}),
-            row.kind,
-            (row.schema, row.name),
-            row.parent,
-        )
-        for row in session.rows(
-            "SELECT 'TABLE ATTACH' AS kind, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,"
-            "  i.inhparent AS parent"
-            " FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-            " WHERE c.relispartition AND i.inhrelid = ANY(%(oids)s) AND i.inhparent = ANY(%(parents)s)"
-            " UNION ALL SELECT 'SEQUENCE OWNED BY', n.nspname, c.relname, pg_get_userbyid(c.relowner), NULL FROM pg_depend AS d"
-            " JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-            " WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
-            " AND d.deptype IN ('a', 'i')",
-            {"oids": list(oids), "parents": list(parents)},
-        )
-    ]
+    The texts are those of attachments of partitions whose parent is among *oids*, and of sequences owned by a column.
+    """
+    rows = session.rows(
+        "SELECT 'TABLE ATTACH' AS kind, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner"
+        " FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE c.relispartition AND i.inhrelid = ANY(%(oids)s) AND i.inhparent = ANY(%(oids)s)"
+        " UNION ALL SELECT 'SEQUENCE OWNED BY', n.nspname, c.relname, pg_get_userbyid(c.relowner) FROM pg_depend AS d"
+        " JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S' JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY(%(oids)s)"
+        " AND d.deptype IN ('a', 'i')",
+        {"oids": list(oids)},
+    )
+    texts = {" ".join((row.kind, row.schema, row.name, row.owner)).translate({10: " ", 13: " "}) for row in rows}
+    return texts, {(row.schema, row.name) for row in rows if row.kind == "SEQUENCE OWNED BY"}
 
 
 def sequences(session: Session, oids: Sequence[int]) -> set[tuple[str, str]]:

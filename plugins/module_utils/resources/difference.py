@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Collection, Mapping, NamedTuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -20,8 +20,10 @@ CREATE, ADD, ALTER = "create_missing", "apply_additive", "apply"
 MODES = (CREATE, ADD, ALTER)
 """Each does what those before it do."""
 
-RELEASE, LOOSEN, COLUMN, TYPE, TIGHTEN, ATTACH = range(6)
-"""The order in which the statements of one table run: out of the way first, back in place last."""
+UNREFER, RELEASE, LOOSEN, COLUMN, TYPE, TIGHTEN, BUILD, REFER, ATTACH, IDENTIFY = range(10)
+"""The order in which statements run: foreign keys and what is in the way first, back in place last."""
+
+_VIRTUAL_COLUMNS_SINCE = 180000
 
 
 class Difference(NamedTuple):
@@ -36,16 +38,35 @@ class Difference(NamedTuple):
     source: str | None
     target: str | None
     words: str
-    statements: tuple[Any, ...] = ()
-    """psycopg2.sql.Composable"""
+    steps: tuple[tuple[int, Any], ...] = ()
+    """(when, statement), what mends it"""
     mended_by: str | None = None
     """the least of MODES that mends it"""
     remedy: str = ""
     """what the statements do, in words"""
-    rank: int = COLUMN
-    """when among the statements of its object"""
     owner: tuple[str, str] | None = None
     """the table"""
+    dumped: bool = False
+    """whether pg_dump has what mends it"""
+    unfit: bool = False
+    """whether it keeps the table from being taken for the source's"""
+    doubtful: bool = False
+    """whether rows that are there may have other values on the source when it is mended"""
+
+    @property
+    def statements(self) -> tuple[Any, ...]:
+        return tuple(statement for _when, statement in self.steps)
+
+
+class Servers(NamedTuple):
+    """What holds for all tables of source and target."""
+
+    source_version: int
+    target_version: int
+    domains: Mapping[str, str]
+    """domain -> what it is based on"""
+    own_types: Collection[str]
+    """the types that users made"""
 
 
 class Sides(NamedTuple):
@@ -58,9 +79,13 @@ class Sides(NamedTuple):
     """of the source, which arrive or are generated"""
     others: Mapping[str, Column]
     """of the target"""
+    servers: Servers
     binary: bool
+    """whether rows arrive in binary format"""
     missing: Mapping[str, str]
     """column -> what rows have that were there when it was added"""
+    places: tuple[Mapping[str, int], Mapping[str, int]]
+    """column -> the how-manieth it is, on source and target, where that is of interest"""
 
     def found(
         self, breaks: str, kind: str, name: str | None, values: tuple[Any, Any], words: str, **rest: Any
@@ -84,9 +109,17 @@ class Sides(NamedTuple):
         )
 
 
-def sides_of(table: Table, source: Structure, target: Structure, binary: bool, missing: Mapping[str, str]) -> Sides:
-    """Both sides of *table*, as far as it is asked for."""
+def columns_of(table: Table, source: Structure, published_generated: bool, target_version: int) -> dict[str, Column]:
+    """The source's columns as the target has to have them."""
     columns = source.columns
-    if table.columns is not None:
-        columns = {name: columns[name] for name in table.columns if name in columns}
-    return Sides(table, source, target, columns, target.columns, binary, missing)
+    names = columns if table.columns is None else [name for name in table.columns if name in columns]
+    return {name: _as_arriving(columns[name], published_generated, target_version) for name in names}
+
+
+def _as_arriving(column: Column, published_generated: bool, target_version: int) -> Column:
+    """Generated columns are made anew by the target, unless they are published."""
+    if column.generated == "s" and published_generated:
+        return column._replace(generated="", default=None)
+    if column.generated == "v" and target_version < _VIRTUAL_COLUMNS_SINCE:
+        return column._replace(generated="s")
+    return column

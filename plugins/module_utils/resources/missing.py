@@ -39,10 +39,8 @@ class Gap(NamedTuple):
     tables: Sequence[Table]
     attachments: Sequence[Attachment]
     left_out: Sequence[dict[str, str]]
-    parents: Sequence[int] = ()
-    """the tables on the source that the target has or gets, of which others may be partitions"""
-    widened: Sequence[Table] = ()
-    """the tables that get columns, which may need types and functions"""
+    altered: Sequence[tuple[int, int]] = ()
+    """(catalog, object) of what is altered, which may need types, functions and sequences"""
 
     @property
     def words(self) -> list[str]:
@@ -74,9 +72,11 @@ def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], 
         reason = definitions.reason_to_leave_out(by_key[attachment.key], attachment.columns, attachment.refers, by_key)
         if reason:
             left_out.append({"name": attachment.name, "table": quoted(*attachment.key), "reason": reason})
+        elif attachment.inherited and attachment.inherited[0] not in by_key:
+            lacking.append(attachment._replace(attach=None))  # nobody asks for the table that it is a partition of
         else:
             lacking.append(attachment)
-    return Gap(missing if "tables" in parts else [], lacking, left_out, [table.oid for table in wanted])
+    return Gap(missing if "tables" in parts else [], lacking, left_out)
 
 
 def refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None:
@@ -102,14 +102,12 @@ class Scripts(NamedTuple):
 
 def scripts(source: Session, session: Session, gap: Gap, run_command: RunCommand) -> Scripts:
     """What creates on the target what it lacks."""
-    if not gap.tables and not gap.attachments and not gap.widened:
+    if not gap.tables and not gap.attachments and not gap.altered:
         return Scripts()
     new = {table.key for table in gap.tables}
     with tempfile.TemporaryDirectory(prefix="pgml-") as directory:
         support = _Support(source, session, directory, gap, run_command)
-        # A partition that joins a table which is there has its indexes before, or the server would make others.
-        joining = set(support.late.values())
-        keys = [a for a in gap.attachments if a.key in new and (a.kind == "key" or a.attach and a.key in joining)]
+        keys = [a for a in gap.attachments if a.key in new and a.kind == "key"]
         later = [a for a in gap.attachments if a not in keys]
         every = sorted(new | {attachment.key for attachment in later} | support.sequences)
         if not every:
@@ -121,14 +119,11 @@ def scripts(source: Session, session: Session, gap: Gap, run_command: RunCommand
         sequences = [entry for entry in own if entry.text.startswith(support.sequence_texts)]
         first = archive.script(sequences, session.version)
         tables = archive.script([entry for entry in own if entry not in sequences], session.version)
-        keyed = archive.script(picked(entries, {a.identity for a in keys}, ()), session.version)
-        attached = {a.attach for a in keys if a.attach}
-        joined = archive.script(picked(entries, (), support.late), session.version)
-        indexes = archive.script(picked(entries, (), attached), session.version)
+        keyed = archive.script(_of(entries, keys), session.version)
         rest = archive.script(_of(entries, later), session.version)
         return Scripts(
             [*support.scripts, first.whole],
-            [tables.whole, *_column_drops(source, gap.tables), keyed.whole, joined.whole, indexes.whole],
+            [tables.whole, *_column_drops(source, gap.tables), keyed.whole],
             list(_table_by_table(rest, later)),
         )
 
@@ -168,19 +163,15 @@ class _Support:
     def __init__(self, source: Session, session: Session, directory: str, gap: Gap, run_command: RunCommand) -> None:
         relation = source.value("SELECT 'pg_class'::regclass::oid")
         namespace = source.value("SELECT 'pg_namespace'::regclass::oid")
-        starts = [(relation, table.oid) for table in [*gap.tables, *gap.widened]] + [
-            a.identity for a in gap.attachments
-        ]
+        starts = (
+            [(relation, table.oid) for table in gap.tables] + [a.identity for a in gap.attachments] + [*gap.altered]
+        )
         needed = definitions.needed_objects(source, starts)
         there = definitions.existing(session, needed.values())
         lacking = {identity: words for identity, words in needed.items() if words not in there}
-        widened = {(relation, table.oid) for table in gap.widened}
-        self.identities = set(lacking) - {a.identity for a in gap.attachments} - widened
+        self.identities = set(lacking) - {a.identity for a in gap.attachments} - set(gap.altered)
         new = [table.oid for table in gap.tables]
-        ends = definitions.loose_ends(source, new, gap.parents)
-        self.late = {end.text: end.key for end in ends if end.parent and end.parent not in new}
-        self.texts = {end.text for end in ends} - set(self.late)
-        owned = {end.key for end in ends if not end.parent}
+        self.texts, owned = definitions.loose_ends(source, new)
         self.sequences = definitions.sequences(source, [oid for catalog, oid in lacking if catalog == relation]) - owned
         self.sequence_texts = tuple("SEQUENCE {0} {1} ".format(*key) for key in self.sequences)
         schemas = definitions.schemas(source, [oid for catalog, oid in lacking if catalog == namespace])

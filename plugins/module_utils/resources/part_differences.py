@@ -12,81 +12,97 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     raw,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import spelling
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
     ADD,
     ALTER,
     APPLY,
+    BUILD,
     CREATE,
     HARMLESS,
+    REFER,
     RELEASE,
-    TIGHTEN,
+    UNREFER,
     Difference,
     Sides,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
-    Part,
-)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import Column, Part
 
 
 def of_parts(sides: Sides) -> Iterable[Difference]:
     """Indexes and constraints, by name, and by definition where names differ."""
-    if sides.source.parent != sides.target.parent:
-        return  # some are those of the parent, as long as there is one
-    source, target = sides.source.parts, sides.target.parts
+    source, target = sides.source.own_parts, sides.target.own_parts
+    pairs = [(part, target[name]) for name, part in source.items() if name in target]
     lacking = [part for name, part in source.items() if name not in target]
     more = [part for name, part in target.items() if name not in source]
     for part in list(lacking):
-        twin = next((each for each in more if _same(each, part)), None)
+        twin = _twin(sides, part, more)
         if twin:
             lacking.remove(part)
             more.remove(twin)
-            yield sides.found(
-                HARMLESS,
-                _kind(part),
-                part.name,
-                (part.name, twin.name),
-                "is called {0} on the target".format(quoted(twin.name)),
-            )
+            if not _same(sides, part, twin):
+                pairs.append((part, twin))
+            else:
+                words = "is called {0} on the target".format(quoted(twin.name))
+                yield sides.found(HARMLESS, _kind(part), part.name, (part.name, twin.name), words)
+    moves = sides.source.parent != sides.target.parent
     for part in lacking:
-        yield _missing_part(sides, part)
+        if not (moves and part.unique):  # its table brings that with it
+            yield _missing_part(sides, part)
+    if moves:
+        return
     for part in more:
         yield _part_of_the_target(sides, part)
-    for name, part in source.items():
-        if name in target and not _same(part, target[name]):
-            yield _other_part(sides, part, target[name])
-        elif name in target and part.valid and not target[name].valid:
+    for part, other in pairs:
+        if not _same(sides, part, other):
+            yield _other_part(sides, part, other)
+        elif part.valid and not other.valid:
             yield _invalid_part(sides, part)
 
 
-def _same(one: Part, other: Part) -> bool:
-    return (one.kind, one.type, one.definition) == (other.kind, other.type, other.definition) or (
-        # NOT VALID is a part of what the server prints.
-        one.type == other.type and one.definition == other.definition.replace(" NOT VALID", "") and not other.valid
-    )
+def _twin(sides: Sides, part: Part, others: Iterable[Part]) -> Part | None:
+    """The same by another name, or the primary key, of which a table has one."""
+    return next((each for each in others if _same(sides, part, each) or part.type == each.type == "p"), None)
+
+
+def _same(sides: Sides, one: Part, other: Part) -> bool:
+    if one.type != other.type:
+        return False
+    definition = other.definition
+    # NOT VALID is a part of what the server prints.
+    if not other.valid and one.valid:
+        definition = definition.replace(" NOT VALID", "")
+    return spelling.alike(one.definition, definition, sides.servers.source_version, sides.servers.target_version)
 
 
 def _kind(part: Part) -> str:
     return "index" if part.type == "i" else part.kind
 
 
+def _named(part: Part) -> str:
+    kind = {"f": "foreign key", "p": "primary key"}.get(part.type, _kind(part))
+    return "{0} {1}".format(kind, quoted(part.name))
+
+
 def _missing_part(sides: Sides, part: Part) -> Difference:
-    """A missing key is added here; other indexes and constraints are created as they are for new tables."""
-    key = part.type == "p" and not sides.target.identity_columns
+    """What replication needs, and valid checks, are added here; others are created as they are for new tables."""
+    identifies = part.type == "p" or part.name == sides.source.identity_index
+    dumped = not identifies and not (part.type == "c" and part.valid)
     return sides.found(
-        APPLY if key and sides.source.identity == "d" else HARMLESS,
+        APPLY if identifies and not sides.target.identity_columns and sides.source.identity in "di" else HARMLESS,
         _kind(part),
         part.name,
         (part.definition, None),
         "is missing on the target",
-        statements=(_made(sides, part),),
-        mended_by=ADD if part.type == "p" else CREATE,
-        remedy="Create {0} {1} of {2}".format(_made_kind(part), part.name, sides.table.label),
-        rank=TIGHTEN,
+        steps=((_when(part), _made(sides, part)),),
+        mended_by=ADD if identifies else CREATE,
+        remedy="Create {0} of {1}".format(_named(part), sides.table.label),
+        dumped=dumped,
     )
 
 
-def _made_kind(part: Part) -> str:
-    return {"f": "foreign key", "p": "primary key"}.get(part.type, _kind(part))
+def _when(part: Part) -> int:
+    return REFER if part.type == "f" else BUILD
 
 
 def _made(sides: Sides, part: Part) -> Any:
@@ -100,18 +116,36 @@ def _made(sides: Sides, part: Part) -> Any:
     )
 
 
-def _unmade(sides: Sides, part: Part) -> Any:
+def _unmade(sides: Sides, part: Part) -> tuple[int, Any]:
     if part.type == "i":
-        return compose("DROP INDEX {name}", name=identifier(sides.table.schema, part.name))
-    return sides.alter("DROP CONSTRAINT {name}", name=identifier(part.name))
+        return RELEASE, compose("DROP INDEX {name}", name=identifier(sides.table.schema, part.name))
+    drop = sides.alter("DROP CONSTRAINT {name}", name=identifier(part.name))
+    return UNREFER if part.type == "f" else RELEASE, drop
 
 
 def _may_refuse(sides: Sides, part: Part) -> bool:
     """Whether rows of the source could fail it: foreign keys are not looked at while changes are applied."""
-    if not (part.unique or part.type == "c") or not set(part.columns) <= set(sides.columns):
+    own = [sides.others[name] for name in part.columns if name not in sides.columns and name in sides.others]
+    if part.type == "c":
+        never = "NOT ENFORCED" in part.definition or (
+            len(own) == len(part.columns) and all(map(_stays_null, own)) and "IS NOT NULL" not in part.definition
+        )
+        return not never
+    if not part.unique:
         return False
+    if any(each.generated or each.identity or _stays_null(each) or _counts(each) for each in own):
+        return "NULLS NOT DISTINCT" in part.definition
     keys = [set(each.columns) for each in sides.source.parts.values() if _is_plain_key(each)]
     return not (_is_plain_key(part) and any(key <= set(part.columns) for key in keys))
+
+
+def _stays_null(column: Column) -> bool:
+    """Whether a row that comes without a value of the column has none."""
+    return column.default is None and not column.not_null
+
+
+def _counts(column: Column) -> bool:
+    return "nextval(" in (column.default or "")
 
 
 _PLAIN_KEY = re.compile(r"(PRIMARY KEY|UNIQUE|CREATE UNIQUE INDEX ON .* USING btree) \([^()]*\)\Z")
@@ -119,65 +153,60 @@ _PLAIN_KEY = re.compile(r"(PRIMARY KEY|UNIQUE|CREATE UNIQUE INDEX ON .* USING bt
 
 def _is_plain_key(part: Part) -> bool:
     """Whether it says no more than that no two rows have the same values in its columns."""
-    return part.valid and bool(_PLAIN_KEY.match(part.definition))
+    return part.valid and bool(_PLAIN_KEY.match(part.definition)) and "WITHOUT OVERLAPS" not in part.definition
 
 
 def _part_of_the_target(sides: Sides, part: Part) -> Difference:
-    kind = _made_kind(part)
+    values = (None, part.definition)
     if not _may_refuse(sides, part):
-        return sides.found(
-            HARMLESS, _kind(part), part.name, (None, part.definition), "is on the target only, and stays"
-        )
+        return sides.found(HARMLESS, _kind(part), part.name, values, "is on the target only, and stays")
     return sides.found(
         APPLY,
         _kind(part),
         part.name,
-        (None, part.definition),
+        values,
         "is on the target only, and may refuse rows that the source has",
-        statements=(_unmade(sides, part),),
+        steps=(_unmade(sides, part),),
         mended_by=ALTER,
-        remedy="Drop {0} {1} of {2}".format(kind, quoted(part.name), sides.table.label),
-        rank=RELEASE,
+        remedy="Drop {0} of {1}".format(_named(part), sides.table.label),
     )
 
 
 def _other_part(sides: Sides, source: Part, target: Part) -> Difference:
+    refuses = _may_refuse(sides, target)
     return sides.found(
-        APPLY if _may_refuse(sides, target) else HARMLESS,
+        APPLY if refuses else HARMLESS,
         _kind(source),
         source.name,
         (source.definition, target.definition),
-        "is another one on the target"
-        + (", and may refuse rows that the source has" if _may_refuse(sides, target) else ""),
-        statements=(_unmade(sides, target), _made(sides, source)),
+        "is another one on the target" + (", and may refuse rows that the source has" if refuses else ""),
+        steps=(_unmade(sides, target), (_when(source), _made(sides, source))),
         mended_by=ALTER,
-        remedy="Make {0} {1} of {2} anew".format(_made_kind(source), source.name, sides.table.label),
-        rank=TIGHTEN,
+        remedy="Make {0} of {1} anew".format(_named(source), sides.table.label),
     )
 
 
 def _invalid_part(sides: Sides, part: Part) -> Difference:
-    if part.type == "i" or part.unique:
-        statements = (compose("REINDEX INDEX {name}", name=identifier(sides.table.schema, part.name)),)
+    if part.type != "i" and not part.unique:
         return sides.found(
             HARMLESS,
             _kind(part),
             part.name,
-            (part.definition, "INVALID"),
-            "is invalid on the target, so that no query uses it",
-            statements=statements,
+            (part.definition, "NOT VALID"),
+            "is not validated on the target",
+            steps=((REFER, sides.alter("VALIDATE CONSTRAINT {name}", name=identifier(part.name))),),
             mended_by=ALTER,
-            remedy="Build {0} of {1} anew".format(quoted(part.name), sides.table.label),
-            rank=TIGHTEN,
+            remedy="Validate constraint {0} of {1}".format(quoted(part.name), sides.table.label),
         )
+    by_hand = part.type != "i" and sides.target.kind == "p"
+    steps = (_unmade(sides, part), (BUILD, _made(sides, part)))
     return sides.found(
         HARMLESS,
         _kind(part),
         part.name,
-        (part.definition, "NOT VALID"),
-        "is not validated on the target",
-        statements=(sides.alter("VALIDATE CONSTRAINT {name}", name=identifier(part.name)),),
-        mended_by=ALTER,
-        remedy="Validate constraint {0} of {1}".format(quoted(part.name), sides.table.label),
-        rank=TIGHTEN,
+        (part.definition, "INVALID"),
+        "is invalid on the target, so that no query uses it",
+        steps=() if by_hand else steps,
+        mended_by=None if by_hand else ALTER,
+        remedy="Make {0} of {1} anew".format(_named(part), sides.table.label),
     )

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
     Refused,
+    ServerRefused,
     Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
@@ -29,9 +30,10 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     missing,
     tables,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.column_types import Lack
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.comparing import Comparison
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import Difference
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Gap, Scripts
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.missing import Scripts
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
@@ -103,16 +105,19 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
 def _bring(task: Task, source: Session, session: Session | None) -> None:
     task.result["left_out"] = []
     parts = set(task.params["parts"])
+    lack = None
     if "types" in parts:
         if task.params["mode"] == "check":
             raise Refused("parts holds types, which are only brought: use mode=create_missing for them.")
-        _bring_types(task, source, session)
+        lack = _lacking_types(task, source, session)
     if parts - {"types"}:
-        _bring_tables(task, source, session)
+        _bring_tables(task, source, session, lack)
+    elif lack:
+        _bring_types(task, source, session, lack)
 
 
-def _bring_types(task: Task, source: Session, session: Session | None) -> None:
-    """The types that columns need, whether the tables are to come or not."""
+def _lacking_types(task: Task, source: Session, session: Session | None) -> Lack:
+    """The types that columns need and the target lacks, whether the tables are to come or not."""
     lack = column_types.read(source, session, task.params)
     task.note(*["Create {0}".format(words) for words in lack.words])
     if "tables" not in task.params["parts"]:
@@ -120,12 +125,16 @@ def _bring_types(task: Task, source: Session, session: Session | None) -> None:
     if session:
         with task.lenient():
             column_types.refuse_unfit(source, session, lack)
+    return lack
+
+
+def _bring_types(task: Task, source: Session, session: Session | None, lack: Lack) -> None:
     if session and not task.check_mode:
         with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
             missing.run(loader, column_types.statements(source, session, lack, task.run_command))
 
 
-def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
+def _bring_tables(task: Task, source: Session, session: Session | None, lack: Lack | None) -> None:
     """Compare, and do what the mode says."""
     wanted = requested(source, task.params)
     comparison = comparing.compare(source, session, wanted, task.params["parts"])
@@ -135,13 +144,12 @@ def _bring_tables(task: Task, source: Session, session: Session | None) -> None:
     if task.params["mode"] == "check":
         _judge(task, source, session, comparison)
     else:
-        _mend(task, source, session, comparison)
+        _mend(task, source, session, comparison, lack)
 
 
 def _judge(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
     """Fail when there is something of the classes that the task is to fail on."""
-    gap = comparison.gap(source, session, task.params["parts"])
-    _print(task, source, session, comparison.differences, gap)
+    _print(task, source, session, comparison, comparison.differences)
     serious = [each for each in comparison.differences if each.breaks in task.params["fail_on"]]
     if serious:
         raise Refused(_sentence(session or source, serious), **task.outcome)
@@ -161,101 +169,145 @@ def _sentence(session: Session, serious: Sequence[Difference]) -> str:
     return "Source and {0} don't fit: {1}{2}. {3}".format(session.endpoint, words, more, " ".join(remedies))
 
 
-def _mend(task: Task, source: Session, session: Session | None, comparison: Comparison) -> None:
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _mend(task: Task, source: Session, session: Session | None, comparison: Comparison, lack: Lack | None) -> None:
     """Mend on the target what the mode covers, and refuse what stays broken."""
     mode = task.params["mode"]
     healing = comparison.mended_by(mode)
-    broken = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
     if mode == difference.CREATE:
-        _refuse_unfit(broken)
-    gap = comparison.gap(source, session, task.params["parts"])
-    alterations = [each for each in healing if each.mended_by != difference.CREATE]
-    _print(task, source, session, alterations, gap)
-    task.note(*[each.remedy for each in alterations])
-    task.note(*gap.words)
+        _refuse_unfit([each for each in comparison.differences if each.unfit and each not in healing])
+    gap = comparison.gap(source, session, healing, task.params["parts"])
+    alterations = [each for each in healing if each.steps and not each.dumped]
+    _print(task, source, session, comparison, healing)
+    task.note(*[each.remedy for each in alterations], *gap.words)
+    for each in alterations:
+        if each.doubtful:
+            task.warn(
+                "{0}: what its rows hold may differ from the source's, so compare them.".format(_capital(each.words))
+            )
     if session and not task.check_mode:
         orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
-        missing.refuse_orphans(session, orphans)
+        missing.refuse_orphans(session, orphans - {each.owner for each in alterations if each.kind == "table"})
+        if lack:
+            _bring_types(task, source, session, lack)
         _bring_about(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
-    left = [each for each in broken if each.kind in _REFUSED]
-    if left:
+    left = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
+    left = [each for each in left if each.kind != "database"]
+    if left and mode != difference.CREATE:
         raise Refused(_sentence(session or source, left), **task.outcome)
 
 
-_REFUSED = ("table", "column", "key", "replica_identity", "type", "partition", "constraint", "index")
-"""What a run that mends doesn't leave broken without an error. Databases can't be mended."""
-_UNFIT = ("table", "column", "replica_identity", "type")
-"""Why tables that are there aren't taken for what tables are created with."""
 _SHOWN = 10
 
 
-def _refuse_unfit(broken: Sequence[Difference]) -> None:
-    unfit: dict[str, list[str]] = {}
-    for each in broken:
-        if each.kind in _UNFIT:
-            unfit.setdefault(each.object, []).append(each.words)
-    if unfit:
-        words = "; ".join(", ".join(found) for _label, found in sorted(unfit.items())[:_SHOWN])
+def _refuse_unfit(unfit: Sequence[Difference]) -> None:
+    by_object: dict[str, list[str]] = {}
+    for each in unfit:
+        by_object.setdefault(each.object, []).append(each.words)
+    if by_object:
+        words = "; ".join(", ".join(found) for _label, found in sorted(by_object.items())[:_SHOWN])
         raise Refused(
             "Tables exist on the target and don't fit the source: {0}. Alter or drop them there, or see what mode=apply_additive "
             "and mode=apply would do.".format(words),
-            differences=unfit,
+            differences=by_object,
         )
 
 
 def _bring_about(endpoint: Endpoint, alterations: Sequence[Difference], scripts: Scripts) -> None:
-    """Create and alter: new columns may need new types, and new partitions columns that their parent gets only now."""
+    """Create and alter: new columns may need new types, and new indexes the columns.
+
+    What only adds goes object by object, so that one which fails doesn't keep the others from it; what alters goes in one
+    transaction, because one part of it may need another.
+    """
+    failures: list[DistributedError] = []
     # What pg_restore writes sets its session up, too, so that alterations have their own.
     with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
         if alterations:
             missing.run(loader, scripts.support)
             with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as alterer:
-                _alter(alterer, alterations)
+                for group in _groups(alterations):
+                    with _collected(failures):
+                        _alter(alterer, group)
         missing.run(loader, [*([] if alterations else scripts.support), *scripts.tables])
         for steps in scripts.rest:
-            missing.run(loader, steps)
+            with _collected(failures):
+                missing.run(loader, steps)
+    if failures:
+        words = " ".join(str(failure) for failure in failures[:_SHOWN])
+        raise Refused("{0} The rest is done, and a rerun tries this again.".format(words), **failures[0].details)
 
 
-def _alter(loader: Session, alterations: Sequence[Difference]) -> None:
-    """Types first, each on its own, for a new label can't be used before it is committed; then table by table."""
-    for each in alterations:
-        if each.owner is None:
-            for statement in each.statements:
-                loader.execute(statement)
-    by_owner: dict[tuple[bool, tuple[str, str]], list[Difference]] = {}
-    for each in alterations:
+@contextlib.contextmanager
+def _collected(failures: list[DistributedError]) -> Iterator[None]:
+    try:
+        yield
+    except Unreachable:
+        raise
+    except DistributedError as error:
+        failures.append(error)
+
+
+def _groups(alterations: Sequence[Difference]) -> Iterable[list[Difference]]:
+    """What runs in one transaction: a new label can't be used before it is committed, and partitions join when tables have
+    their columns."""
+    adding = [each for each in alterations if each.mended_by != difference.ALTER]
+    yield from ([each] for each in adding if each.owner is None)
+    by_owner: dict[tuple[bool, Any], list[Difference]] = {}
+    for each in adding:
         if each.owner is not None:
-            by_owner.setdefault((each.rank == difference.ATTACH, each.owner), []).append(each)
-    for number, ((_last, owner), group) in enumerate(sorted(by_owner.items(), key=lambda item: item[0])):
-        try:
-            missing.run(loader, [statement for each in sorted(group, key=_rank) for statement in each.statements])
-        except DistributedError as error:
-            words = "{0}: {1} Of {2} that are to be altered, {3} were before; a rerun goes on."
-            number_of = "1 table" if len(by_owner) == 1 else "{0} tables".format(len(by_owner))
-            raise Refused(words.format(quoted(*owner), error, number_of, number), **error.details) from None
+            joins = any(when == difference.ATTACH for when, _statement in each.steps)
+            by_owner.setdefault((joins, each.owner), []).append(each)
+    yield from (by_owner[key] for key in by_owner if not key[0])
+    yield from (by_owner[key] for key in by_owner if key[0])
+    altering = [each for each in alterations if each.mended_by == difference.ALTER]
+    if altering:
+        yield altering
 
 
-def _rank(difference: Difference) -> int:
-    return difference.rank
+def _alter(alterer: Session, group: Sequence[Difference]) -> None:
+    """Run the steps of *group*, in their order over all objects."""
+    steps = sorted(
+        ((when, number, statement, each) for number, each in enumerate(group) for when, statement in each.steps),
+        key=lambda step: step[:2],
+    )
+    alone = len(steps) == 1
+    with contextlib.nullcontext() if alone else alterer.transaction():
+        for _when, _number, statement, each in steps:
+            try:
+                alterer.execute(statement)
+            except ServerRefused as error:
+                raise Refused("{0}: {1}".format(each.remedy, error), **error.details) from None
 
 
-def _print(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> None:
-    """Show the DDL that mends *found* and fills *gap*, if that is wanted. Ansible prints no diff of a task that fails."""
+def _print(
+    task: Task, source: Session, session: Session | None, comparison: Comparison, found: Sequence[Difference]
+) -> None:
+    """Show the DDL that mends *found*, if that is wanted. Ansible prints no diff of a task that fails, or changes nothing."""
     if task.diff_mode:
-        task.result["ddl"] = _lines(task, source, session, found, gap)
-        task.describe(None, "".join(line + "\n" for line in task.result["ddl"]))
+        gap = comparison.gap(source, session, found, task.params["parts"])
+        scripts, lines = Scripts(), []
+        try:
+            if session:
+                scripts = missing.scripts(source, session, gap, task.run_command)
+        except DistributedError as error:
+            lines.append("-- what has to be created can't be shown: {0}".format(error))
+        lines += missing.shown(session or source, scripts.support) + _lines(session or source, found)
+        for steps in (scripts.tables, *scripts.rest):
+            lines += missing.shown(session or source, steps)
+        task.result["ddl"] = lines
+        task.describe(None, "".join(line + "\n" for line in lines))
 
 
-def _lines(task: Task, source: Session, session: Session | None, found: Sequence[Difference], gap: Gap) -> list[str]:
-    scripts = missing.scripts(source, session, gap, task.run_command) if session else Scripts()
-    lines = missing.shown(session or source, scripts.support)
-    for each in sorted(found, key=lambda each: each.mended_by == difference.CREATE):
-        where = "; on the source" if each.breaks == difference.PRIMARY and each.statements else ""
+def _lines(session: Session, found: Sequence[Difference]) -> list[str]:
+    lines = []
+    for each in sorted(found, key=lambda each: each.dumped):
+        where = "; on the source" if each.breaks == difference.PRIMARY and each.steps else ""
         lines.append("-- {0} ({1}{2})".format(each.words, each.breaks, where))
-        if each.mended_by != difference.CREATE:
-            lines += ["{0};".format((session or source).text_of(statement)) for statement in each.statements]
-    for steps in (scripts.tables, *scripts.rest):
-        lines += missing.shown(session or source, steps)
+        if not each.dumped:
+            lines += ["{0};".format(session.text_of(statement)) for statement in each.statements]
     return lines
 
 

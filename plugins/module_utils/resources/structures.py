@@ -57,7 +57,7 @@ IDENTITIES = {"a": "ALWAYS", "d": "BY DEFAULT"}
 
 
 class Part(NamedTuple):
-    """An index or a constraint of a table; what a partition has of its parent is its parent's."""
+    """An index or a constraint of a table."""
 
     name: str
     kind: str
@@ -72,6 +72,8 @@ class Part(NamedTuple):
     valid: bool
     refers: tuple[str, str] | None
     """the table that a foreign key points to"""
+    inherited: bool
+    """whether it is a part of one of the table's parent"""
 
 
 class Structure(NamedTuple):
@@ -90,7 +92,11 @@ class Structure(NamedTuple):
     parent: tuple[str, str] | None
     """the table of which it is a partition"""
     bound: str | None
+    ancestors: tuple[tuple[str, str], ...]
+    """the tables from which it inherits columns"""
     partitioned_by: str | None
+    filled: bool
+    """whether it may hold rows"""
     columns_text: str
     parts_text: str
 
@@ -111,6 +117,20 @@ class Structure(NamedTuple):
             found[part.name] = part._replace(columns=tuple(part.columns), refers=refers)
         return found
 
+    @property
+    def own_parts(self) -> dict[str, Part]:
+        """Without what it has of its parent."""
+        return {name: part for name, part in self.parts.items() if self.parent is None or not part.inherited}
+
+    @property
+    def is_partition(self) -> bool:
+        """Whether it is one, of whatever table."""
+        return self.bound is not None
+
+    def apart(self) -> Structure:
+        """The table by itself, where nobody asks for its parent."""
+        return self._replace(parent=None, ancestors=())
+
     def without_parts(self, names: Collection[str]) -> Structure:
         """The table without some of its indexes and constraints."""
         left = [part for part in json.loads(self.parts_text) if part[0] not in names]
@@ -118,7 +138,7 @@ class Structure(NamedTuple):
 
     def is_like(self, other: Structure) -> bool:
         """Whether both are defined the same, whatever server they are on."""
-        return self._replace(oid=other.oid) == other
+        return self._replace(oid=other.oid, filled=other.filled) == other
 
 
 def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Structure]:
@@ -133,16 +153,18 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
             tuple(row.identity_columns or ()),
             (row.parent_schema, row.parent_name) if row.parent_name else None,
             row.bound,
+            tuple((schema, name) for schema, name in json.loads(row.ancestors or "[]")),
             row.partitioned_by,
+            row.filled,
             row.columns or "{}",
             row.parts or "[]",
         )
-        for row in session.rows(_TABLES, dict(zip(("schemas", "names"), arrays(keys))))
+        for row in session.rows(_tables(session.version), dict(zip(("schemas", "names"), arrays(keys))))
     }
 
 
 _COLUMNS = (
-    "SELECT json_object_agg(a.attname, json_build_array(format_type(a.atttypid, a.atttypmod), a.attnotnull,"
+    "SELECT json_object_agg(a.attname, json_build_array(format_type(a.atttypid, a.atttypmod), {not_null},"
     "  pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated, CASE WHEN a.attcollation <> t.typcollation"
     "   THEN (SELECT format('%%I.%%I', n.nspname, l.collname) FROM pg_collation AS l JOIN pg_namespace AS n"
     "    ON n.oid = l.collnamespace WHERE l.oid = a.attcollation) END) ORDER BY a.attname)::text"
@@ -160,24 +182,27 @@ _USED_COLUMNS = (
 _PARTS = (
     "SELECT json_agg(json_build_array(o.name, o.kind, o.type, o.definition, "
     + _USED_COLUMNS
-    + ", o.alone, o.valid, o.refers) ORDER BY o.name)::text FROM ("
+    + ", o.alone, o.valid, o.refers, o.inherited) ORDER BY o.name)::text FROM ("
     " SELECT k.conname AS name, CASE k.contype WHEN 'p' THEN 'key' ELSE 'constraint' END AS kind, k.contype AS type,"
     "  pg_get_constraintdef(k.oid) AS definition, 'pg_constraint'::regclass::oid AS classid, k.oid AS objid,"
     "  k.contype IN ('p', 'u', 'x') AS alone, k.convalidated AS valid,"
     "  (SELECT json_build_array(fn.nspname, f.relname) FROM pg_class AS f JOIN pg_namespace AS fn ON fn.oid = f.relnamespace"
-    "   WHERE f.oid = k.confrelid) AS refers"
-    "  FROM pg_constraint AS k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x', 'c', 'f') AND k.conislocal"
-    "   AND k.conparentid = 0"
+    "   WHERE f.oid = k.confrelid) AS refers, k.conparentid <> 0 OR k.contype = 'c' AND NOT k.conislocal AS inherited"
+    "  FROM pg_constraint AS k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x', 'c', 'f')"
     " UNION ALL SELECT x.relname, 'index', 'i',"
-    "  replace(pg_get_indexdef(i.indexrelid), format(' INDEX %%I ON ', x.relname), ' INDEX ON '),"
-    "  'pg_class'::regclass, i.indexrelid, i.indisunique, i.indisvalid, NULL"
-    "  FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND NOT x.relispartition"
+    "  replace(replace(pg_get_indexdef(i.indexrelid), format(' INDEX %%I ON ', x.relname), ' INDEX ON '), ' INDEX ON ONLY ',"
+    "   ' INDEX ON '), 'pg_class'::regclass, i.indexrelid, i.indisunique, i.indisvalid, NULL, x.relispartition"
+    "  FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid"
     "   AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))"
     ") AS o"
 )
 
 _TABLES = (
     "SELECT n.nspname AS schema, c.relname AS name, c.oid, c.relkind AS kind, c.relreplident AS identity,"
+    " (SELECT json_agg(json_build_array(en.nspname, e.relname))::text FROM pg_inherits AS ei JOIN pg_class AS e"
+    "  ON e.oid = ei.inhparent JOIN pg_namespace AS en ON en.oid = e.relnamespace WHERE ei.inhrelid = c.oid"
+    "  AND NOT c.relispartition) AS ancestors,"
+    " CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid) > 0 ELSE true END AS filled,"
     " pn.nspname AS parent_schema, p.relname AS parent_name, pg_get_expr(c.relpartbound, c.oid) AS bound,"
     " CASE c.relkind WHEN 'p' THEN pg_get_partkeydef(c.oid) END AS partitioned_by, r.relname AS identity_index,"
     " (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute AS a WHERE a.attrelid = c.oid"
@@ -192,6 +217,18 @@ _TABLES = (
     " LEFT JOIN pg_class AS r ON r.oid = i.indexrelid"
     " LEFT JOIN pg_index AS k ON k.indrelid = c.oid AND k.indisprimary AND k.indisvalid"
 )
+
+
+_NOT_NULL = "a.attnotnull"
+_VALIDATED_NOT_NULL = (
+    "a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint AS nn WHERE nn.conrelid = c.oid AND nn.contype = 'n'"
+    " AND NOT nn.convalidated AND nn.conkey[1] = a.attnum)"
+)
+_INVALID_NOT_NULL_SINCE = 180000
+
+
+def _tables(version: int) -> str:
+    return _TABLES.replace("{not_null}", _VALIDATED_NOT_NULL if version >= _INVALID_NOT_NULL_SINCE else _NOT_NULL)
 
 
 class Type(NamedTuple):
@@ -262,7 +299,9 @@ _TYPES = (
     "   FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)"
     "  WHEN 'r' THEN (SELECT json_build_array(format_type(rngsubtype, NULL)) FROM pg_range WHERE rngtypid = t.oid)"
     " END::text AS text"
-    " FROM used JOIN pg_type AS t USING (oid) WHERE t.typtype IN ('e', 'd', 'c', 'r', 'b') AND t.typcategory <> 'A'"
+    " FROM used JOIN pg_type AS t USING (oid) WHERE t.typtype IN ('e', 'd', 'c', 'r', 'b')"
+    " AND NOT (t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1)"
+    " AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.typrelid AND r.relkind = 'c'))"
 )
 
 
@@ -358,17 +397,36 @@ def missing_values(session: Session, columns: Iterable[tuple[int, str]]) -> dict
     return {
         (row.oid, row.name): row.value
         for row in session.rows(
-            "SELECT DISTINCT ON (w.oid, w.name) w.oid, w.name, (a.attmissingval::text::text[])[1] AS value"
-            " FROM unnest(%s::oid[], %s::text[]) AS w(oid, name), LATERAL (SELECT w.oid AS relid"
-            "  UNION SELECT relid FROM pg_partition_tree(w.oid)) AS holder"
-            " JOIN pg_attribute AS a ON a.attrelid = holder.relid WHERE a.attname = w.name AND a.atthasmissing",
-            [[oid for oid, _name in pairs], [name for _oid, name in pairs]],
+            _MISSING_VALUES, {"oids": [oid for oid, _name in pairs], "names": [name for _oid, name in pairs]}
         )
     }
 
 
+_MISSING_VALUES = (
+    "WITH RECURSIVE wanted AS MATERIALIZED (SELECT * FROM unnest(%(oids)s::oid[], %(names)s::text[]) AS w(oid, name)),"
+    " below AS (SELECT DISTINCT oid AS top, oid FROM wanted"
+    "  UNION ALL SELECT b.top, i.inhrelid FROM below AS b JOIN pg_inherits AS i ON i.inhparent = b.oid),"
+    " kept AS MATERIALIZED (SELECT b.top, a.attname::text AS name, min((a.attmissingval::text::text[])[1]) AS value"
+    "  FROM below AS b, LATERAL (SELECT attname, attmissingval FROM pg_attribute WHERE attrelid = b.oid AND atthasmissing) AS a"
+    "  GROUP BY 1, 2)"
+    " SELECT w.oid, w.name, k.value FROM wanted AS w JOIN kept AS k ON k.top = w.oid AND k.name = w.name"
+)
+
+
+def places(session: Session, oids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """The how-manieth each column of the tables *oids* is."""
+    found: dict[int, dict[str, int]] = {}
+    for row in session.rows(
+        "SELECT attrelid, attname, row_number() OVER (PARTITION BY attrelid ORDER BY attnum) AS place FROM pg_attribute"
+        " WHERE attrelid = ANY(%s) AND attnum > 0 AND NOT attisdropped",
+        [list(oids)],
+    ):
+        found.setdefault(row.attrelid, {})[row.attname] = row.place
+    return found
+
+
 def is_binary(session: Session, oids: Sequence[int]) -> bool:
-    """Whether a subscription brings rows of the tables *oids* in binary format, in which no type may differ."""
+    """Whether a subscription brings rows of one of the tables *oids* in binary format."""
     if session.version < _BINARY_SINCE:
         return False
     return bool(
@@ -383,13 +441,13 @@ def is_binary(session: Session, oids: Sequence[int]) -> bool:
 _BINARY_SINCE = 140000
 
 
-def publications(session: Session, keys: Iterable[tuple[str, str]]) -> list[str]:
-    """The publications that publish any of the tables *keys*."""
-    return [
-        row.pubname
-        for row in session.rows(
-            "SELECT DISTINCT p.pubname FROM pg_publication_tables AS p JOIN unnest(%s::text[], %s::text[]) AS w(schema, name)"
-            " ON p.schemaname = w.schema AND p.tablename = w.name ORDER BY 1",
-            arrays(keys),
-        )
-    ]
+def publications(session: Session, keys: Iterable[tuple[str, str]]) -> dict[str, set[tuple[str, str]]]:
+    """The publications that publish any of the tables *keys*, and which of them."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for row in session.rows(
+        "SELECT p.pubname, w.schema, w.name FROM pg_publication_tables AS p JOIN unnest(%s::text[], %s::text[])"
+        " AS w(schema, name) ON p.schemaname = w.schema AND p.tablename = w.name ORDER BY 1",
+        arrays(keys),
+    ):
+        found.setdefault(row.pubname, set()).add((row.schema, row.name))
+    return found

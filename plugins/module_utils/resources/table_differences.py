@@ -9,7 +9,7 @@ arrives, while foreign keys don't, because their triggers don't fire.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -29,26 +29,24 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.d
     ATTACH,
     CREATE,
     HARMLESS,
+    IDENTIFY,
     RELEASE,
     Difference,
     Sides,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
-    Part,
-    Structure,
-)
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import Structure
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
+
+_KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
 
 def of_table(sides: Sides) -> list[Difference]:
     """What differs of one table."""
     if sides.target.kind not in ("r", "p"):
         words = "{0} is no table on the target".format(sides.table.label)
-        return [sides.found(APPLY, "table", None, ("table", _KINDS[sides.target.kind]), words)]
-    return [*_shape(sides), *column_differences.of_columns(sides), *_identity(sides), *part_differences.of_parts(sides)]
-
-
-_KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
+        return [sides.found(APPLY, "table", None, ("table", _KINDS[sides.target.kind]), words, unfit=True)]
+    parts = list(part_differences.of_parts(sides))
+    return [*_shape(sides), *column_differences.of_columns(sides), *_identity(sides, parts), *parts]
 
 
 def _shape(sides: Sides) -> Iterable[Difference]:
@@ -59,32 +57,27 @@ def _shape(sides: Sides) -> Iterable[Difference]:
             "PARTITION BY " + each.partitioned_by if each.partitioned_by else "not partitioned"
             for each in (source, target)
         )
-        yield sides.found(
-            APPLY,
-            "table",
-            None,
-            (here, there),
-            "{0} is {1} on the source and {2} on the target".format(label, here, there),
-        )
-    if (source.parent, source.bound) == (target.parent, target.bound):
-        return
+        # The target finds the partitions of rows by itself.
+        breaks = APPLY if source.partitioned_by else HARMLESS
+        words = "{0} is {1} on the source and {2} on the target".format(label, here, there)
+        yield sides.found(breaks, "table", None, (here, there), words)
     here, there = (_place(each) for each in (source, target))
-    statements = []
+    if here == there:
+        return
+    steps = []
     if target.parent:
-        statements.append(_partition(sides, target.parent, "DETACH PARTITION {table}"))
+        steps.append((RELEASE, _partition(sides, target.parent, "DETACH PARTITION {table}")))
     if source.parent:
-        statements.append(_partition(sides, source.parent, "ATTACH PARTITION {table} {bound}"))
-    words = "{0} is {1} on the source and {2} on the target".format(label, here, there)
+        steps.append((ATTACH, _partition(sides, source.parent, "ATTACH PARTITION {table} {bound}")))
     yield sides.found(
         APPLY,
         "partition",
         None,
         (here, there),
-        words,
-        statements=tuple(statements),
+        "{0} is {1} on the source and {2} on the target".format(label, here, there),
+        steps=tuple(steps),
         mended_by=ALTER if target.parent else ADD,
         remedy="Make {0} {1}".format(label, here),
-        rank=ATTACH if source.parent else RELEASE,
     )
 
 
@@ -103,30 +96,25 @@ def _place(structure: Structure) -> str:
     return "partition of {0} {1}".format(quoted(*structure.parent), structure.bound)
 
 
-def _identity(sides: Sides) -> Iterable[Difference]:
+def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]:
     """Whether the target can find the rows that change, and by what it is told which they are."""
     source, target = sides.source, sides.target
     sent = set() if source.identity == "n" else set(source.identity_columns)
     found_by = set(target.identity_columns)
-    if source.kind == "r" and target.kind == "r":
-        if found_by and source.identity != "f" and sent and not found_by <= sent:
+    # What mends the key mends this.
+    mended_by = next((each.mended_by for each in parts if each.kind == "key"), None)
+    if source.kind == "r" and target.kind == "r" and source.identity != "f" and sent:
+        if not found_by:
+            words = "{0} has no primary key on the target".format(sides.table.label)
             yield sides.found(
-                APPLY,
-                "replica_identity",
-                None,
-                (_by(source), _by(target)),
-                "rows of {0} are known by {1} on the source and by {2} on the target".format(
-                    sides.table.label, _by(source), _by(target)
-                ),
+                APPLY, "replica_identity", None, (_by(source), None), words, mended_by=mended_by, unfit=True
             )
-        elif source.identity != "f" and sent and not found_by:
-            yield sides.found(
-                APPLY,
-                "replica_identity",
-                None,
-                (_by(source), None),
-                "{0} has no primary key on the target".format(sides.table.label),
+        elif not found_by <= sent:
+            values = (_by(source), _by(target))
+            words = "rows of {0} are known by {1} on the source and by {2} on the target".format(
+                sides.table.label, *values
             )
+            yield sides.found(APPLY, "replica_identity", None, values, words, mended_by=mended_by)
     here, there = (_replica_identity(each) for each in (source, target))
     if here != there:
         yield sides.found(
@@ -135,10 +123,9 @@ def _identity(sides: Sides) -> Iterable[Difference]:
             None,
             (here, there),
             "{0} has REPLICA IDENTITY {1} on the source and {2} on the target".format(sides.table.label, here, there),
-            statements=(sides.alter("REPLICA IDENTITY {identity}", identity=_spelled(source)),),
+            steps=((IDENTIFY, sides.alter("REPLICA IDENTITY {identity}", identity=_spelled(source))),),
             mended_by=ALTER,
             remedy="Set the replica identity of {0} to {1}".format(sides.table.label, here),
-            rank=ATTACH,
         )
 
 
@@ -158,20 +145,6 @@ def _spelled(structure: Structure) -> Any:
     return raw(_replica_identity(structure))
 
 
-def reason_to_leave_out(table: Table, part: Part, wanted: Mapping[tuple[str, str], Table]) -> str | None:
-    """Why an index or a constraint of *table* can't be on the target, or None when it can."""
-    if table.columns is not None and not set(part.columns) <= set(table.columns):
-        return "it uses columns that are not distributed"
-    if part.refers is None:
-        return None
-    other = wanted.get(part.refers)
-    if other is None:
-        return "it refers to {0}, which is not distributed".format(quoted(*part.refers))
-    if other.where is not None or other.columns is not None:
-        return "it refers to {0}, of which only a part is distributed".format(other.label)
-    return None
-
-
 def missing_table(table: Table, source: Structure) -> Difference:
     """A table that the target doesn't have."""
     return Difference(
@@ -185,4 +158,17 @@ def missing_table(table: Table, source: Structure) -> Difference:
         mended_by=CREATE,
         remedy="Create table {0}".format(table.label),
         owner=table.key,
+        dumped=True,
     )
+
+
+def missing_partition(table: Table, source: Structure) -> Difference:
+    """A partition that the target doesn't have of a table that it has: it is made there, with all that the table has there."""
+    statement = compose(
+        "CREATE TABLE {table} PARTITION OF {parent} {bound}{partitioned}",
+        table=identifier(*table.key),
+        parent=identifier(*(source.parent or ())),
+        bound=raw(source.bound or "DEFAULT"),
+        partitioned=raw(" PARTITION BY " + source.partitioned_by if source.partitioned_by else ""),
+    )
+    return missing_table(table, source)._replace(steps=((ATTACH, statement),), dumped=False)

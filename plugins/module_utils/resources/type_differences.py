@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Iterable, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -12,15 +13,20 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     raw,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import widening
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
     ADD,
     ALTER,
     APPLY,
     CREATE,
     HARMLESS,
+    IDENTIFY,
+    TIGHTEN,
+    TYPE,
     Difference,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.structures import (
+    Column,
     Database,
     Domain,
     SequenceState,
@@ -66,47 +72,62 @@ def _found(
     return Difference(breaks, "type", type_, name, *values, "{0} {1}".format(subject, words), **rest)
 
 
+def _steps(*statements: Any) -> tuple[tuple[int, Any], ...]:
+    return tuple((TYPE, statement) for statement in statements)
+
+
 def _enum(type_: str, source: list[str], target: list[str]) -> Iterable[Difference]:
-    for number, label in enumerate(source):
-        if label in target:
-            continue
-        # What precedes it on the source is there by then.
-        before = next((each for each in source[number + 1 :] if each in target), None) if not number else None
-        place = (
-            compose(" AFTER {label}", label=literal(source[number - 1]))
-            if number
-            else compose(" BEFORE {label}", label=literal(before))
-            if before is not None
-            else raw("")
-        )
-        yield _found(
-            APPLY,
-            type_,
-            label,
-            (label, None),
-            "is missing on the target",
-            label=True,
-            statements=(
-                compose(
-                    "ALTER TYPE {type} ADD VALUE {label}{place}", type=raw(type_), label=literal(label), place=place
-                ),
-            ),
-            mended_by=ADD,
-            remedy="Add {0!r} to type {1}".format(label, type_),
-        )
-    for label in target:
-        if label not in source:
-            yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
-    both = [label for label in source if label in target]
-    if both != [label for label in target if label in source]:
+    lacking = [label for label in source if label not in target]
+    more = [label for label in target if label not in source]
+    if len(lacking) == len(more) == 1 and source.index(lacking[0]) == target.index(more[0]):
+        yield _renamed_label(type_, lacking.pop(), more.pop())
+    for label in lacking:
+        yield _missing_label(type_, source, target, label)
+    for label in more:
+        yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
+    if [label for label in source if label in target] != [label for label in target if label in source]:
         values = (", ".join(source), ", ".join(target))
         yield _found(HARMLESS, type_, None, values, "has its labels in another order on the target, and sorts by that")
+
+
+def _renamed_label(type_: str, label: str, other: str) -> Difference:
+    statement = compose(
+        "ALTER TYPE {type} RENAME VALUE {other} TO {label}", type=raw(type_), other=literal(other), label=literal(label)
+    )
+    words = "is missing on the target, which has {0!r} in its place, so that it was perhaps renamed".format(other)
+    return _found(APPLY, type_, label, (label, other), words, label=True, steps=_steps(statement), unfit=True)
+
+
+def _missing_label(type_: str, source: list[str], target: list[str], label: str) -> Difference:
+    number = source.index(label)
+    after = next((each for each in source[number + 1 :] if each in target), None)
+    place = raw("")
+    if number:  # what precedes it on the source is there by then
+        place = compose(" AFTER {label}", label=literal(source[number - 1]))
+    elif after is not None:
+        place = compose(" BEFORE {label}", label=literal(after))
+    statement = compose(
+        "ALTER TYPE {type} ADD VALUE {label}{place}", type=raw(type_), label=literal(label), place=place
+    )
+    return _found(
+        APPLY,
+        type_,
+        label,
+        (label, None),
+        "is missing on the target",
+        label=True,
+        steps=_steps(statement),
+        mended_by=ADD,
+        remedy="Add {0!r} to type {1}".format(label, type_),
+        unfit=True,
+    )
 
 
 def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
     if source.base != target.base:
         words = "is {0} on the source and {1} on the target".format(source.base, target.base)
-        yield _found(APPLY, type_, None, (source.base, target.base), words)
+        fits = widening.holds(target.base, source.base, {}, False)
+        yield _found(HARMLESS if fits else APPLY, type_, None, (source.base, target.base), words, unfit=not fits)
         return
     if source.not_null != target.not_null:
         yield _found(
@@ -115,7 +136,7 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
             None,
             ("NOT NULL" if source.not_null else "NULL", "NOT NULL" if target.not_null else "NULL"),
             "may be NULL on the {0} only".format("source" if target.not_null else "target"),
-            statements=(_alter_domain(type_, "{0} NOT NULL".format("DROP" if target.not_null else "SET")),),
+            steps=_steps(_alter_domain(type_, "{0} NOT NULL".format("DROP" if target.not_null else "SET"))),
             mended_by=ADD if target.not_null else ALTER,
             remedy="Let type {0} {1}be NULL".format(type_, "" if target.not_null else "not "),
         )
@@ -127,7 +148,7 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
             None,
             (source.default, target.default),
             "has another default on the target",
-            statements=(_alter_domain(type_, action, value=raw(source.default or "")),),
+            steps=_steps(_alter_domain(type_, action, value=raw(source.default or ""))),
             mended_by=ALTER,
             remedy="Set the default of type {0}".format(type_),
         )
@@ -135,30 +156,32 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
 
 
 def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str]) -> Iterable[Difference]:
-    for name in sorted({**source, **target}):
-        here, there = source.get(name), target.get(name)
-        if here == there:
-            continue
-        drop = [_alter_domain(type_, "DROP CONSTRAINT {name}", name=identifier(name))] if there else []
-        add = (
-            [_alter_domain(type_, "ADD CONSTRAINT {name} {check}", name=identifier(name), check=raw(here))]
-            if here
-            else []
-        )
-        yield _found(
-            APPLY if there else HARMLESS,
-            type_,
-            name,
-            (here, there),
-            "is on the target only, and may refuse values that the source has"
-            if not here
-            else "is another constraint on the target, and may refuse values that the source has"
-            if there
-            else "is missing on the target",
-            statements=tuple(drop + add),
-            mended_by=ALTER,
-            remedy="{0} constraint {1} of type {2}".format("Make" if here else "Drop", quoted(name), type_),
-        )
+    """Constraints are the same when they say the same, whatever they are called."""
+    for name, check in sorted(target.items()):
+        if check not in source.values():
+            yield _found(
+                APPLY,
+                type_,
+                name,
+                (source.get(name), check),
+                "is on the target only, and may refuse values that the source has",
+                steps=_steps(_alter_domain(type_, "DROP CONSTRAINT {name}", name=identifier(name))),
+                mended_by=ALTER,
+                remedy="Drop constraint {0} of type {1}".format(quoted(name), type_),
+            )
+    for name, check in sorted(source.items()):
+        if check not in target.values():
+            action = "ADD CONSTRAINT {name} {check}"
+            yield _found(
+                HARMLESS,
+                type_,
+                name,
+                (check, target.get(name)),
+                "is missing on the target",
+                steps=_steps(_alter_domain(type_, action, name=identifier(name), check=raw(check))),
+                mended_by=ALTER,
+                remedy="Add constraint {0} to type {1}".format(quoted(name), type_),
+            )
 
 
 def _alter_domain(type_: str, action: str, **parts: Any) -> Any:
@@ -167,58 +190,65 @@ def _alter_domain(type_: str, action: str, **parts: Any) -> Any:
 
 def _composite(type_: str, source: Type, target: Type) -> Iterable[Difference]:
     """A value of a composite type travels as its attributes in order, without their names."""
-    here, there = source.attributes, target.attributes
-    shared = [name for name in here if name in there]
-    for name in [name for name in there if name not in here]:
-        yield _found(
-            APPLY,
-            type_,
-            name,
-            (None, str(there[name])),
-            "is on the target only, so that values don't fit",
-            statements=(_alter_type(type_, "DROP ATTRIBUTE {name}", name=identifier(name)),),
-            mended_by=ALTER,
-            remedy="Drop attribute {0} of type {1}".format(quoted(name), type_),
-        )
-    for name, column in here.items():
-        if name not in there:
-            last = list(here)[len(shared) :]
-            yield _found(
-                APPLY,
-                type_,
-                name,
-                (str(column), None),
-                "is missing on the target",
-                statements=(
-                    _alter_type(type_, "ADD ATTRIBUTE {name} {column}", name=identifier(name), column=raw(str(column))),
-                )
-                if name in last
-                else (),
-                mended_by=ADD if name in last else None,
-                remedy="Add attribute {0} to type {1}".format(quoted(name), type_),
-            )
-        elif column != there[name]:
-            yield _found(
-                APPLY,
-                type_,
-                name,
-                (str(column), str(there[name])),
-                "is {0} on the source and {1} on the target".format(column, there[name]),
-                statements=(
-                    _alter_type(
-                        type_, "ALTER ATTRIBUTE {name} TYPE {column}", name=identifier(name), column=raw(str(column))
-                    ),
-                ),
-                mended_by=ALTER,
-                remedy="Make attribute {0} of type {1} {2}".format(quoted(name), type_, column),
-            )
-    if shared != [name for name in there if name in here]:
-        values = (enumerate_in_order(here), enumerate_in_order(there))
-        yield _found(APPLY, type_, None, values, "has its attributes in another order on the target")
+    here, there = list(source.attributes.items()), list(target.attributes.items())
+    renamed = [(name, other, column) for (name, column), (other, _) in zip(here, there) if name != other]
+    if [column for _, column in here] == [column for _, column in there] and not (
+        {name for name, _other, _ in renamed} & {name for name, _ in there}
+    ):
+        for name, other, column in renamed:
+            yield _renamed_attribute(type_, name, other, column)
+    elif here[: len(there)] == there:
+        for name, column in here[len(there) :]:
+            yield _missing_attribute(type_, name, column)
+    elif there[: len(here)] == here:
+        for name, column in there[len(here) :]:
+            yield _attribute_of_the_target(type_, name, column)
+    else:
+        shown = [", ".join("{0} {1}".format(quoted(name), column) for name, column in each) for each in (here, there)]
+        words = "has ({0}) on the source and ({1}) on the target".format(*shown)
+        yield _found(APPLY, type_, None, (shown[0], shown[1]), words, unfit=True)
 
 
-def enumerate_in_order(names: Iterable[str]) -> str:
-    return ", ".join(map(quoted, names))
+def _attribute_of_the_target(type_: str, name: str, column: Column) -> Difference:
+    return _found(
+        APPLY,
+        type_,
+        name,
+        (None, str(column)),
+        "is on the target only, so that values don't fit",
+        steps=_steps(_alter_type(type_, "DROP ATTRIBUTE {name}", name=identifier(name))),
+        mended_by=ALTER,
+        remedy="Drop attribute {0} of type {1}".format(quoted(name), type_),
+    )
+
+
+def _renamed_attribute(type_: str, name: str, other: str, column: Column) -> Difference:
+    action = "RENAME ATTRIBUTE {other} TO {name}"
+    return _found(
+        HARMLESS,
+        type_,
+        name,
+        (str(column), str(column)),
+        "is called {0} on the target".format(quoted(other)),
+        steps=_steps(_alter_type(type_, action, other=identifier(other), name=identifier(name))),
+        mended_by=ALTER,
+        remedy="Rename attribute {0} of type {1} to {2}".format(quoted(other), type_, quoted(name)),
+    )
+
+
+def _missing_attribute(type_: str, name: str, column: Column) -> Difference:
+    statement = _alter_type(type_, "ADD ATTRIBUTE {name} {column}", name=identifier(name), column=raw(str(column)))
+    return _found(
+        APPLY,
+        type_,
+        name,
+        (str(column), None),
+        "is missing on the target",
+        steps=_steps(statement),
+        mended_by=ADD,
+        remedy="Add attribute {0} to type {1}".format(quoted(name), type_),
+        unfit=True,
+    )
 
 
 def _alter_type(type_: str, action: str, **parts: Any) -> Any:
@@ -245,7 +275,14 @@ def of_sequences(
                 "sequence {0} has {1} on the source and {2} on the target".format(
                     quoted(*key), _options(changed), _options({name: other.options[name] for name in changed})
                 ),
-                (compose("ALTER SEQUENCE {name} {options}", name=identifier(*key), options=raw(_options(changed))),),
+                (
+                    (
+                        TIGHTEN,
+                        compose(
+                            "ALTER SEQUENCE {name} {options}", name=identifier(*key), options=raw(_options(changed))
+                        ),
+                    ),
+                ),
                 ALTER,
                 "Alter sequence {0}".format(quoted(*key)),
             )
@@ -271,10 +308,12 @@ def of_extensions(needed: Iterable[str], source: Mapping[str, str], target: Mapp
                 here,
                 None,
                 "extension {0} is missing on the target".format(quoted(name)),
-                (compose("CREATE EXTENSION {name}", name=identifier(name)),),
-                CREATE,
+                mended_by=CREATE,
+                dumped=True,
             )
         elif here != there:
+            action = "ALTER EXTENSION {name} UPDATE TO {version}"
+            statement = compose(action, name=identifier(name), version=literal(here))
             yield Difference(
                 HARMLESS,
                 "extension",
@@ -283,8 +322,12 @@ def of_extensions(needed: Iterable[str], source: Mapping[str, str], target: Mapp
                 here,
                 there,
                 "extension {0} is version {1} on the source and {2} on the target".format(quoted(name), here, there),
-                (compose("ALTER EXTENSION {name} UPDATE TO {version}", name=identifier(name), version=literal(here)),),
+                ((IDENTIFY, statement),) if _numbers(here) > _numbers(there) else (),
             )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def of_databases(source: Database, target: Database) -> Iterable[Difference]:
@@ -318,5 +361,12 @@ def of_databases(source: Database, target: Database) -> Iterable[Difference]:
         )
         statement = compose("ALTER DATABASE {name} REFRESH COLLATION VERSION", name=identifier(target.name))
         yield Difference(
-            HARMLESS, "database", label, None, None, target.version, words.format(target.locale), (statement,)
+            HARMLESS,
+            "database",
+            label,
+            None,
+            None,
+            target.version,
+            words.format(target.locale),
+            ((IDENTIFY, statement),),
         )

@@ -1,43 +1,64 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which types hold every value of another one, when values travel as text."""
+"""Which types hold every value of another one."""
 
 from __future__ import annotations
 
 import re
+from typing import Mapping
 
 _INTEGERS = ("smallint", "integer", "bigint")
 _FLOATS = ("real", "double precision")
 _TEXTS = ("character varying", "text")
-_MODIFIED = re.compile(r"(?P<name>.*?)(?:\((?P<modifiers>[\d,-]+)\))?(?P<array>(?:\[\])*)\Z")
+_MODIFIED = re.compile(r"(?P<name>[^(\[]*)(?:\((?P<modifiers>[\d,-]+)\))?(?P<rest>[^\[]*)(?P<array>(?:\[\])*)\Z")
 
 
-def holds(wide: str, narrow: str) -> bool:
-    """Whether every value of type *narrow* is one of type *wide*, both as format_type() spells them."""
-    one, two = _MODIFIED.match(wide), _MODIFIED.match(narrow)
-    if not one or not two or one.group("array") != two.group("array"):
-        return False
-    names = (one.group("name"), two.group("name"))
-    limits = _numbers(one.group("modifiers")), _numbers(two.group("modifiers"))
-    for family in (_INTEGERS, _FLOATS):
-        if names[0] in family and names[1] in family:
-            return family.index(names[0]) >= family.index(names[1])
-    if names[0] == "numeric" and names[1] in _INTEGERS:
-        return not limits[0]
-    if names[0] in _TEXTS and names[1] in _TEXTS:
-        return not limits[0] or (names[0] == names[1] and bool(limits[1]) and limits[0][0] >= limits[1][0])
-    if names[0] == names[1] == "numeric":
-        return _numeric_holds(*limits)
-    return False
+class _Type:
+    """What format_type() spells."""
+
+    def __init__(self, text: str) -> None:
+        match = _MODIFIED.match(text)
+        parts = match.groupdict() if match else {"name": text, "modifiers": None, "rest": "", "array": ""}
+        self.name = (parts["name"] or "") + (parts["rest"] or "")
+        self.limits = [int(number) for number in parts["modifiers"].split(",")] if parts["modifiers"] else []
+        self.array = parts["array"]
 
 
-def _numbers(modifiers: str | None) -> list[int]:
-    return [int(number) for number in modifiers.split(",")] if modifiers else []
+def holds(wide: str, narrow: str, domains: Mapping[str, str], binary: bool) -> bool:
+    """Whether every value of type *narrow* is one of type *wide*, both as format_type() spells them.
+
+    :param domains: domain -> what it is based on
+    :param binary: whether values travel in binary format, in which numbers of other lengths don't fit
+    """
+    while narrow in domains and narrow != wide:
+        narrow = domains[narrow]
+    one, two = _Type(wide), _Type(narrow)
+    if one.array != two.array:
+        return wide == "text" and not binary
+    if one.name in _TEXTS and two.name in _TEXTS:
+        return not one.limits or (one.name == two.name and bool(two.limits) and one.limits[0] >= two.limits[0])
+    if one.name == two.name:
+        return _within(one, two)
+    return not binary and _travels(one, two)
 
 
-def _numeric_holds(wide: list[int], narrow: list[int]) -> bool:
-    """(precision, scale): digits before the point, and after it, have to fit."""
-    if not wide:
+def _within(one: _Type, two: _Type) -> bool:
+    """Of the same name, by their modifiers."""
+    if not one.limits or one.limits == two.limits:
         return True
-    if not narrow:
+    if one.name != "numeric" or not two.limits:
         return False
-    return wide[1] >= narrow[1] and wide[0] - wide[1] >= narrow[0] - narrow[1]
+    # (precision, scale): digits before the point, and after it, have to fit.
+    (precision, scale), (digits, fraction) = (
+        each.limits if len(each.limits) == 2 else [each.limits[0], 0] for each in (one, two)
+    )
+    return scale >= fraction and precision - scale >= digits - fraction
+
+
+def _travels(one: _Type, two: _Type) -> bool:
+    """Of other names, as text."""
+    for family in (_INTEGERS, _FLOATS):
+        if one.name in family and two.name in family:
+            return family.index(one.name) >= family.index(two.name)
+    return (one.name == "numeric" and two.name in _INTEGERS and not one.limits) or (
+        one.name in _TEXTS and not one.limits
+    )
