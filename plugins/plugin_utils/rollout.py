@@ -55,7 +55,10 @@ def _unfinished(change: str, servers: Iterable[Catalog], given_up: Sequence[str]
     for server in servers:
         other = server.other
         if other and other.get("change") not in (change, *given_up):
-            words = "change {0} is unfinished on {1}, with {2} of {3} statements done: run it again until it is done."
+            words = (
+                "change {0} is unfinished on {1}, with {2} of {3} statements done: run it again until it is done, or give it up "
+                "with pgml_schema_change_abandon."
+            )
             yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
 
 

@@ -172,6 +172,17 @@ SENTENCES = [
     "or choose another local_schema.",
     "on the target: add it there with ALTER TYPE ... ADD VALUE.",
     "It goes on.",
+    "The statements can't be read",
+    "The schema change can't be rolled out",
+    "Nothing of it stays",
+    "no statement of it is done",
+    "Running the same change again goes on from there.",
+    "What was committed until then is remembered: running the same schema change again goes on from there.",
+    "had not applied the changes before",
+    "allow a longer timeout. Running the same again goes on from there.",
+    "Another schema change comes first",
+    "run it again until it is done, or give it up with pgml_schema_change_abandon.",
+    "A schema change is for all servers of a distribution at once, and --limit leaves out",
 ]
 
 
