@@ -81,6 +81,10 @@ class Task:
         """The two sides of the diff: what there is, or statements as text."""
         self._before, self._after = before, after
 
+    def describe_statements(self, statements: Sequence[str]) -> None:
+        """The diff of a task that runs *statements*."""
+        self.describe(None, "".join("{0};\n".format(statement) for statement in statements))
+
     @property
     def outcome(self) -> dict[str, Any]:
         """What the module returns."""

@@ -68,7 +68,7 @@ class Run:
             else:
                 sql = _short(change_pins.shown(each["sql"], pins))
                 self._task.note("Run statement {0}: {1}".format(each["number"], sql))
-        self._task.describe(None, {"statements": texts})
+        self._task.describe_statements(texts)
 
     def _given_up(self) -> list[str]:
         known = [entry.change for entry in self._part.holder.entries() if not entry.finished]

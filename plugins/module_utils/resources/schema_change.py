@@ -139,7 +139,7 @@ def _part_of_replica(task: Task, session: Session, subscriber: Subscriber) -> Pa
 
 
 def _apply(task: Task, session: Session, changes: Sequence[Any]) -> None:
-    task.describe(None, {"statements": [session.text_of(change.statement) for change in changes]} if changes else None)
+    task.describe_statements([session.text_of(change.statement) for change in changes])
     task.apply(session, changes)
 
 
