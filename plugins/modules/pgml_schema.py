@@ -75,7 +75,8 @@ options:
       - What it doesn't cover and breaks replication fails the task, after the rest is mended.
       - A column that only the target has is never dropped. When the source's rows can't come because it is C(NOT NULL) and has no
         default, that is lifted.
-      - Types are altered first, each on its own, then one table after the other, each in a transaction of its own.
+      - What is added is added to one object after the other, each in a transaction of its own. What V(apply) alters shares
+        one, as long as all of it can be done.
     type: str
     choices: [check, create_missing, apply_additive, apply]
     default: check
@@ -108,7 +109,8 @@ notes:
     C(/usr/lib/postgresql/*/bin), C(/usr/pgsql-*/bin) and C(PATH), and takes the oldest that is new enough.
   - On the source it takes C(ACCESS SHARE) locks on the tables whose definitions are read, waits for them at most 3 seconds, and
     holds them while C(pg_dump) runs. When no table, index or constraint is missing, it only reads the catalogs.
-  - How many queries it takes does not depend on how many tables there are.
+  - How many queries it takes does not depend on how many tables there are, unless something has to be created, for which
+    C(pg_dump) asks about each table.
   - The source's role needs C(SELECT) on the tables and C(USAGE) on their schemas.
   - On the target, locks are waited for at most 60 seconds.
 seealso:

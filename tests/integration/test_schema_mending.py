@@ -308,7 +308,8 @@ def test_a_run_that_is_killed_is_gone_on_with(shop: Pair, tmp_path: Path) -> Non
 def test_a_lock_that_is_not_to_be_had_is_said(shop: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """With who has it, and what was done before."""
     monkeypatch.setattr(
-        "ansible_collections.postgresml.distributed.plugins.module_utils.resources.schema.TARGET_LOCK_TIMEOUT", "300 ms"
+        "ansible_collections.postgresml.distributed.plugins.module_utils.resources.mending.TARGET_LOCK_TIMEOUT",
+        "300 ms",
     )
     for table in ("orders", "users"):
         shop.source.sql(BY_TWO.format(table))

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
     Refused,
-    ServerRefused,
     Unreachable,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
@@ -27,6 +26,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     comparing,
     definitions,
     difference,
+    mending,
     missing,
     tables,
 )
@@ -59,9 +59,6 @@ OPTIONS: dict[str, Any] = {
     },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
-
-TARGET_LOCK_TIMEOUT = "60 s"
-"""The target is no production server, and its apply worker may hold a table for the length of a transaction."""
 
 
 def manage(task: Task) -> None:
@@ -130,7 +127,7 @@ def _lacking_types(task: Task, source: Session, session: Session | None) -> Lack
 
 def _bring_types(task: Task, source: Session, session: Session | None, lack: Lack) -> None:
     if session and not task.check_mode:
-        with Session(session.endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
+        with Session(session.endpoint, lock_timeout=mending.TARGET_LOCK_TIMEOUT) as loader:
             missing.run(loader, column_types.statements(source, session, lack, task.run_command))
 
 
@@ -193,7 +190,7 @@ def _mend(task: Task, source: Session, session: Session | None, comparison: Comp
         missing.refuse_orphans(session, orphans - {each.owner for each in alterations if each.kind == "table"})
         if lack:
             _bring_types(task, source, session, lack)
-        _bring_about(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
+        mending.mend(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
     left = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
     left = [each for each in left if each.kind != "database"]
     if left and mode != difference.CREATE:
@@ -216,75 +213,6 @@ def _refuse_unfit(unfit: Sequence[Difference]) -> None:
         )
 
 
-def _bring_about(endpoint: Endpoint, alterations: Sequence[Difference], scripts: Scripts) -> None:
-    """Create and alter: new columns may need new types, and new indexes the columns.
-
-    What only adds goes object by object, so that one which fails doesn't keep the others from it; what alters goes in one
-    transaction, because one part of it may need another.
-    """
-    failures: list[DistributedError] = []
-    # What pg_restore writes sets its session up, too, so that alterations have their own.
-    with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
-        if alterations:
-            missing.run(loader, scripts.support)
-            with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as alterer:
-                for group in _groups(alterations):
-                    with _collected(failures):
-                        _alter(alterer, group)
-        missing.run(loader, [*([] if alterations else scripts.support), *scripts.tables])
-        for steps in scripts.rest:
-            with _collected(failures):
-                missing.run(loader, steps)
-    if failures:
-        words = " ".join(str(failure) for failure in failures[:_SHOWN])
-        raise Refused(
-            "{0} What had to be done together with it isn't done, the rest is. A rerun tries it again.".format(words),
-            **failures[0].details,
-        )
-
-
-@contextlib.contextmanager
-def _collected(failures: list[DistributedError]) -> Iterator[None]:
-    try:
-        yield
-    except Unreachable:
-        raise
-    except DistributedError as error:
-        failures.append(error)
-
-
-def _groups(alterations: Sequence[Difference]) -> Iterable[list[Difference]]:
-    """What runs in one transaction: a new label can't be used before it is committed, and partitions join when tables have
-    their columns."""
-    adding = [each for each in alterations if each.mended_by != difference.ALTER]
-    yield from ([each] for each in adding if each.owner is None)
-    by_owner: dict[tuple[bool, Any], list[Difference]] = {}
-    for each in adding:
-        if each.owner is not None:
-            joins = any(when == difference.ATTACH for when, _statement in each.steps)
-            by_owner.setdefault((joins, each.owner), []).append(each)
-    yield from (by_owner[key] for key in by_owner if not key[0])
-    yield from (by_owner[key] for key in by_owner if key[0])
-    altering = [each for each in alterations if each.mended_by == difference.ALTER]
-    if altering:
-        yield altering
-
-
-def _alter(alterer: Session, group: Sequence[Difference]) -> None:
-    """Run the steps of *group*, in their order over all objects."""
-    steps = sorted(
-        ((when, number, statement, each) for number, each in enumerate(group) for when, statement in each.steps),
-        key=lambda step: step[:2],
-    )
-    alone = len(steps) == 1
-    with contextlib.nullcontext() if alone else alterer.transaction():
-        for _when, _number, statement, each in steps:
-            try:
-                alterer.execute(statement)
-            except ServerRefused as error:
-                raise Refused("{0}: {1}".format(each.remedy, error), **error.details) from None
-
-
 def _print(
     task: Task, source: Session, session: Session | None, comparison: Comparison, found: Sequence[Difference]
 ) -> None:
@@ -305,13 +233,26 @@ def _print(
 
 
 def _lines(session: Session, found: Sequence[Difference]) -> list[str]:
-    lines = []
-    for each in sorted(found, key=lambda each: each.dumped):
-        where = "; on the source" if each.breaks == difference.PRIMARY and each.steps else ""
-        lines.append("-- {0} ({1}{2})".format(each.words, each.breaks, where))
+    """Statements in the order in which they run, with what each mends above it; what is made from the dump comes after them."""
+    lines: list[str] = []
+    told: set[str] = set()
+    for each, statement in mending.in_order([each for each in found if each.mended_by and not each.dumped]):
+        if each.words not in told:
+            lines.append(_comment(each))
+            told.add(each.words)
+        lines.append("{0};".format(session.text_of(statement)))
+    others = [each for each in found if each.words not in told]
+    for each in sorted(others, key=lambda each: each.dumped):
+        lines.append(_comment(each))
         if not each.dumped:
             lines += ["{0};".format(session.text_of(statement)) for statement in each.statements]
     return lines
+
+
+def _comment(each: Difference) -> str:
+    where = "; on the source" if each.breaks == difference.PRIMARY and each.steps else ""
+    by_hand = "; think about it" if each.steps and each.mended_by is None and not where else ""
+    return "-- {0} ({1}{2}{3})".format(each.words, each.breaks, where, by_hand)
 
 
 def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:

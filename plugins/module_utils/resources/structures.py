@@ -29,6 +29,8 @@ class Column(NamedTuple):
     """pg_attribute.attgenerated"""
     collation: str | None = None
     """when it isn't the type's own, as in SQL"""
+    options: str | None = None
+    """of its identity's sequence, when they aren't the usual ones"""
 
     def __str__(self) -> str:
         """What CREATE TABLE has after the column's name."""
@@ -45,6 +47,8 @@ class Column(NamedTuple):
             parts.append("DEFAULT " + self.default)
         if self.identity:
             parts.append("GENERATED {0} AS IDENTITY".format(IDENTITIES[self.identity]))
+            if self.options:
+                parts.append("({0})".format(self.options))
         return " ".join(parts)
 
     @property
@@ -162,11 +166,20 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
     }
 
 
+_IDENTITY_OPTIONS = (
+    "SELECT CASE WHEN (s.seqincrement, s.seqmin, s.seqstart, s.seqcache, s.seqcycle) <> (1, 1, 1, 1, false) THEN"
+    " format('INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s START WITH %%s CACHE %%s', s.seqincrement, s.seqmin, s.seqmax,"
+    "  s.seqstart, s.seqcache) || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END END FROM pg_depend AS sd"
+    " JOIN pg_sequence AS s ON s.seqrelid = sd.objid WHERE sd.classid = 'pg_class'::regclass AND sd.deptype = 'i'"
+    " AND sd.refclassid = 'pg_class'::regclass AND sd.refobjid = c.oid AND sd.refobjsubid = a.attnum"
+)
+
 _COLUMNS = (
     "SELECT json_object_agg(a.attname, json_build_array(format_type(a.atttypid, a.atttypmod), {not_null},"
     "  pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated, CASE WHEN a.attcollation <> t.typcollation"
     "   THEN (SELECT format('%%I.%%I', n.nspname, l.collname) FROM pg_collation AS l JOIN pg_namespace AS n"
-    "    ON n.oid = l.collnamespace WHERE l.oid = a.attcollation) END) ORDER BY a.attname)::text"
+    "    ON n.oid = l.collnamespace WHERE l.oid = a.attcollation) END,"
+    "  CASE WHEN a.attidentity <> '' THEN (" + _IDENTITY_OPTIONS + ") END) ORDER BY a.attname)::text"
     " FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid"
     " LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
     " WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
