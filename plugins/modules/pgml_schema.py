@@ -285,8 +285,9 @@ differences:
       sample: column age of public.users is missing on the target
     statements:
       description:
-        - What mends it, on the target unless C(class) is V(breaks_primary). Empty when nothing has to be done or when it has
-          to be thought about.
+        - What mends it, on the target unless C(class) is V(breaks_primary). Empty when nothing has to be done, when it has to be
+          thought about, or when C(pg_dump) has what mends it.
+        - Those of one difference may need those of others before or in between. RV(ddl) has all of them as they run.
       type: list
       elements: str
       sample: [ALTER TABLE "public"."users" ADD COLUMN IF NOT EXISTS "age" integer DEFAULT 0]

@@ -319,8 +319,8 @@ def _added_columns(odd: Iterable[tuple[Structure, Structure]]) -> list[tuple[int
 
 
 def _is_asked_for(found: Difference, parts: Sequence[str]) -> bool:
-    asked = {"index": "indexes", "constraint": "constraints"}.get(found.kind, "tables")
-    return asked in parts or found.kind not in ("index", "constraint")
+    """Tables are compared in any case."""
+    return {"index": "indexes", "constraint": "constraints"}.get(found.kind) in (None, *parts)
 
 
 def _standings(

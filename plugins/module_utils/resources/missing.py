@@ -6,9 +6,8 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from typing import Any, Collection, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.archive import (
     Archive,
     Entry,
@@ -20,7 +19,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.cl
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
-    enumerate_names,
     identifier,
     listed,
     quoted,
@@ -77,16 +75,6 @@ def read_gap(source: Session, session: Session | None, wanted: Sequence[Table], 
         else:
             lacking.append(attachment)
     return Gap(missing if "tables" in parts else [], lacking, left_out)
-
-
-def refuse_orphans(session: Session, keys: Collection[tuple[str, str]]) -> None:
-    missing = set(keys) - set(definitions.read(session, keys))
-    if missing:
-        raise Refused(
-            "There is no table {0} in {1}: let parts hold tables.".format(
-                enumerate_names(quoted(*key) for key in missing), session.endpoint
-            )
-        )
 
 
 class Scripts(NamedTuple):

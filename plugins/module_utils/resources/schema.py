@@ -172,10 +172,7 @@ def _capital(text: str) -> str:
 
 def _mend(task: Task, source: Session, session: Session | None, comparison: Comparison, lack: Lack | None) -> None:
     """Mend on the target what the mode covers, and refuse what stays broken."""
-    mode = task.params["mode"]
-    healing = comparison.mended_by(mode)
-    if mode == difference.CREATE:
-        _refuse_unfit([each for each in comparison.differences if each.unfit and each not in healing])
+    healing = _healing(task, session, comparison)
     gap = comparison.gap(source, session, healing, task.params["parts"])
     alterations = [each for each in healing if each.steps and not each.dumped]
     _print(task, source, session, comparison, healing)
@@ -186,15 +183,27 @@ def _mend(task: Task, source: Session, session: Session | None, comparison: Comp
                 "{0}: what its rows hold may differ from the source's, so compare them.".format(_capital(each.words))
             )
     if session and not task.check_mode:
-        orphans = {attachment.key for attachment in gap.attachments} - {table.key for table in gap.tables}
-        missing.refuse_orphans(session, orphans - {each.owner for each in alterations if each.kind == "table"})
         if lack:
             _bring_types(task, source, session, lack)
         mending.mend(session.endpoint, alterations, missing.scripts(source, session, gap, task.run_command))
     left = [each for each in comparison.differences if each.breaks == difference.APPLY and each not in healing]
     left = [each for each in left if each.kind != "database"]
-    if left and mode != difference.CREATE:
+    if left and task.params["mode"] != difference.CREATE:
         raise Refused(_sentence(session or source, left), **task.outcome)
+
+
+def _healing(task: Task, session: Session | None, comparison: Comparison) -> list[Difference]:
+    """What the mode mends; refuses what has to be mended before."""
+    mode = task.params["mode"]
+    healing = comparison.mended_by(mode)
+    if "tables" not in task.params["parts"]:
+        absent = [each for each in healing if each.kind == "table"]
+        if absent and session and not task.check_mode:
+            raise Refused("{0}: let parts hold tables.".format("; ".join(each.words for each in absent[:_SHOWN])))
+        healing = [each for each in healing if each.kind != "table"]
+    if mode == difference.CREATE:
+        _refuse_unfit([each for each in comparison.differences if each.unfit and each not in healing])
+    return healing
 
 
 _SHOWN = 10
