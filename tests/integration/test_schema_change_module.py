@@ -589,6 +589,12 @@ def test_the_gate_is_refused_where_it_would_do_harm(shop: Pair) -> None:
     shop.both("CREATE TABLE late (id int PRIMARY KEY)")
     shop.publish("t", "u", "late")
     assert gate_objects(shop.source) == 2, "the publication's own module has taken the gate away"
+    shop.source.ok("pgml_publication", name="pub", tables=["t", "u"])
+    shop.target.ok(MODULE, **prepared)
+    shop.publish("t", "u", "late")
+    # A run that died after a table came, and before its rows were taken, has had the gate.
+    assert not shop.target.ok(MODULE, **prepared)["changed"]
+    shop.target.ok(MODULE, **{**prepared, "state": "finished"})
     message = shop.target.refused(MODULE, **prepared)
     assert "public.late is published and subscription" in message and "run distribute.yml first" in message
     shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 's' WHERE srrelid = 'u'::regclass")

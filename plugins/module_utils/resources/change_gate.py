@@ -140,7 +140,8 @@ def plan_replica(session: Session, source: Session | None, subscriber: Subscribe
                 )
             )
         gate = found[0]
-        _refuse_others(session, subscriber, [key for key in offer if key != gate.table])
+        if gate.table not in subscribed.subscribed(session, subscriber.oid):
+            _refuse_others(session, subscriber, [key for key in offer if key != gate.table])
         patience = _patience(source)
     changes = []
     if not _exists(session, gate.table):
