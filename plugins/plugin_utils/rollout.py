@@ -35,6 +35,7 @@ def schema_change_plan(
     given_up = _given_up(mentions["change"], servers)
     ddl.refuse("Another schema change comes first", list(_unfinished(mentions["change"], servers, given_up)))
     _count_newcomers(servers)
+    ddl.refuse("These statements were run before", list(_run_before(mentions["change"], len(statements), servers)))
     placed = _placed(statements, servers, scope, bool(allow_disruptive))
     done = len(statements) - len(placed)
     phases = [_phase(group) for group in _grouped(placed)]
@@ -60,6 +61,16 @@ def _unfinished(change: str, servers: Iterable[Catalog], given_up: Sequence[str]
                 "with pgml_schema_change_abandon."
             )
             yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
+
+
+def _run_before(change: str, total: int, servers: Sequence[Catalog]) -> Iterable[str]:
+    """Statements that were run to their end count as done only while no others were run since, which may have undone them."""
+    finished = list(servers[0].finished)
+    if change in finished[:-1] and all(server.done >= total for server in servers):
+        yield (
+            "as change {0}, and others since. To run them once more, give that another name, with -e "
+            "pgml_schema_change_id=NAME.".format(change)
+        )
 
 
 def _given_up(change: str, servers: Sequence[Catalog]) -> list[str]:

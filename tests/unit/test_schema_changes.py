@@ -617,6 +617,27 @@ def test_another_change_comes_first():
     assert plan(sql, replicas={"ml-1": server(other=other)})["abandon"] == ["77aa01bc23de"]
 
 
+def test_what_was_run_before_is_run_again_under_another_name_only():
+    sql = "ALTER TABLE users ADD x int"
+    change = schema_change_mentions(sql)["change"]
+    last, others_since = (
+        {**server(1), "known": True, "finished": finished}
+        for finished in (["77aa01bc23de", change], [change, "77aa01bc23de"])
+    )
+    assert plan(sql, primary=last, replicas={"ml-1": last})["phases"] == []
+    message = refusal(sql, primary=others_since, replicas={"ml-1": others_since})
+    assert message == (
+        f"These statements were run before: as change {change}, and others since. To run them once more, give that another name, "
+        "with -e pgml_schema_change_id=NAME."
+    )
+    again = schema_change_mentions(sql, "again")["change"]
+    assert again != change and len(again) == 12
+    # A replica that lags goes on, whatever else was done.
+    assert plan(sql, primary=others_since, replicas={"ml-1": {**others_since, "progress": server()["progress"]}})[
+        "phases"
+    ]
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------------
 
 
