@@ -325,6 +325,52 @@ def test_a_replica_drops_a_column_when_it_has_applied_what_was_written_before(sh
     assert apply_errors(shop) == 0
 
 
+def test_a_replica_that_does_not_follow_is_noticed_at_once_and_while_it_is_waited_for(shop: Pair) -> None:
+    asked = replica(shop, caught_up_within=60)
+    shop.target.converge(MODULE, **asked)
+    with shop.target.transaction("LOCK TABLE u IN EXCLUSIVE MODE"):
+        shop.sql_source("INSERT INTO u VALUES (-1, 'waits')")
+        message = shop.target.refused(MODULE, **{**asked, "caught_up_within": 1})
+        assert "behind the source after 1 s" in message and "before definitions are changed" in message
+    shop.arrived("u")
+    shop.target.ok(MODULE, **asked)
+    shop.sql_target("ALTER TABLE u ADD CHECK (id <> -2)")
+    shop.sql_source("INSERT INTO u VALUES (-2, 'violates')")
+    message = shop.target.refused(MODULE, **asked)
+    assert "can't apply changes: it failed" in message, message
+    lsn = shop.source.value("SELECT pg_logical_emit_message(true, '', '')")
+    if shop.target.cluster.major >= 15:
+        started = apply_errors(shop)
+        message = shop.target.refused(MODULE, **replica(shop, "SELECT 1", wait_for=lsn, timeout=600))
+        assert "can't apply what the upstream wrote" in message and apply_errors(shop) < started + 20, message
+    shop.sql_target(f"ALTER SUBSCRIPTION {shop.name} DISABLE")
+    assert "is disabled" in shop.target.refused(MODULE, **asked)
+
+
+def test_a_replica_reads_and_writes_values_as_the_upstream_does(shop: Pair) -> None:
+    for name, value in {"TimeZone": "Asia/Tokyo", "bytea_output": "escape", "extra_float_digits": "-9"}.items():
+        shop.sql_source(f"ALTER DATABASE {shop.source.database} SET {name} = '{value}'")
+    sql = (
+        "ALTER TABLE u ALTER COLUMN v TYPE text USING"
+        " concat_ws(' ', timestamptz '2026-01-01 00:00+00', '\\x41'::bytea, 0.123456789123::float8)"
+    )
+    settings = shop.source.ok(MODULE, **on_upstream(sql))["settings"]
+    assert settings["TimeZone"] == "Asia/Tokyo" and len(settings) == 6
+    shop.target.converge(MODULE, **replica(shop, sql, settings=settings))
+    assert shop.sql_target("SELECT DISTINCT v FROM u") == shop.sql_source("SELECT DISTINCT v FROM u")
+    other = {**replica(shop, "CREATE TABLE m (price money)", "ALTER TABLE m ADD i int"), "change": OTHER}
+    message = shop.target.refused(MODULE, **{**other, "settings": {"search_path": "x"}})
+    assert "settings can't hold search_path" in message
+    # A locale that the replica doesn't have is in nobody's way, unless there is money.
+    shop.target.ok(MODULE, **{**replica(shop, "SELECT 1"), "change": "1" * 12, "settings": {"lc_monetary": "nowhere"}})
+    shop.target.refused(MODULE, **{**other, "settings": {"lc_monetary": "nowhere"}})
+    shop.sql_target("ALTER TABLE t ADD price money")
+    message = shop.target.refused(MODULE, **replica(shop, caught_up_within=60, settings={"lc_monetary": "nowhere"}))
+    assert "has no locale nowhere" in message
+    message = shop.target.refused(MODULE, **replica(shop, caught_up_within=60, settings={"TimeZone": "Mars/North"}))
+    assert "Mars/North" in message
+
+
 def test_values_of_defaults_that_are_computed_once_come_from_the_source(shop: Pair) -> None:
     shop.both(
         "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT; CREATE TABLE e ()"

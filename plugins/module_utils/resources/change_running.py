@@ -19,8 +19,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     change_gate,
     change_indexes,
     change_pins,
+    change_progress,
+    change_settings,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_gate import Gate, Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_gate import Gate
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_progress import Holder, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 
@@ -109,7 +112,9 @@ class Run:
         lock_timeout = self._task.params["lock_timeout"]
         last = group[-1]["number"] if group else self.progress.done
         after = self.progress._replace(done=last, begun=False)
+        texts = self._before + [each["sql"] for each in group if each["sql"] is not None]
         with self._session.transaction():
+            change_settings.take_on(self._session, self._task.params["settings"], texts)
             self._session.execute("SET LOCAL search_path = public")
             self._session.shorten_lock_timeout(lock_timeout)
             for number, sql in [(None, sql) for sql in self._before] + [(e["number"], e["sql"]) for e in group]:

@@ -7,19 +7,20 @@ import time
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, TimedOut
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import moments, subscribed
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight.subjects import Feed
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     change_facts,
+    change_following,
     change_gate,
     change_pins,
     change_progress,
+    change_settings,
     subscription,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_gate import Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_progress import Holder, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_running import Part, Run
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -55,6 +56,9 @@ OPTIONS: dict[str, Any] = {
     },
     "begin": {"type": "int"},
     "abandon": {"type": "list", "elements": "str", "default": []},
+    "abandon_unbegun": {"type": "list", "elements": "str", "default": []},
+    "settings": {"type": "dict", "default": {}},
+    "caught_up_within": {"type": "int"},
     "relations": {"type": "list", "elements": "str", "default": []},
     "types": {"type": "list", "elements": "str", "default": []},
     "functions": {"type": "list", "elements": "str", "default": []},
@@ -62,6 +66,8 @@ OPTIONS: dict[str, Any] = {
     "timeout": {"type": "int", "default": 600},
     "state": {"type": "str", "choices": ["present", "prepared", "finished"], "default": "present"},
 }
+
+FOR_REPLICAS = ("before", "pins", "settings", "wait_for", "caught_up_within")
 
 CONSTRAINTS: dict[str, Any] = {
     "mutually_exclusive": [("publication", "subscription")],
@@ -90,8 +96,10 @@ def _check(params: Mapping[str, Any]) -> None:
         raise Refused("statements are numbered {0}: they have to follow one another.".format(numbers))
     if numbers and not 1 <= numbers[0] <= numbers[-1] <= params["total"]:
         raise Refused("statements are numbered {0}, and total is {1}.".format(numbers, params["total"]))
-    if params["publication"] is not None and (params["before"] or params["pins"] or params["wait_for"]):
-        raise Refused("before, pins and wait_for are for replicas, and go with subscription.")
+    change_settings.check(params["settings"])
+    given = [option for option in FOR_REPLICAS if params[option]]
+    if params["publication"] is not None and given:
+        raise Refused("{0} is for replicas, and goes with subscription.".format(given[0]))
 
 
 def _on_upstream(task: Task, session: Session) -> None:
@@ -108,6 +116,7 @@ def _on_upstream(task: Task, session: Session) -> None:
     else:
         part = Part(holder, gate if params["together"] else None)
         _present(task, session, part)
+        task.result["settings"] = change_settings.read(session)
         if params["statements"] and not task.check_mode:
             with Session(session.endpoint, synchronous_commit="local") as marking:
                 task.result["lsn"] = subscribed.mark(marking)
@@ -123,14 +132,32 @@ def _on_replica(task: Task, session: Session) -> None:
             )
         )
     subscriber = Subscriber(
-        current.oid, current.name, bool(current.enabled), str(current.owner), sorted(current.publications or ())
+        current.oid,
+        current.name,
+        current.slot_name,
+        bool(current.enabled),
+        str(current.owner),
+        sorted(current.publications or ()),
     )
     if params["state"] == "prepared":
         _prepare_replica(task, session, subscriber)
     elif params["state"] == "finished":
         _finish_replica(task, session, subscriber)
     else:
+        _refuse_what_cant_follow(task, session, subscriber)
         _present(task, session, _part_of_replica(task, session, subscriber))
+
+
+def _refuse_what_cant_follow(task: Task, session: Session, subscriber: Subscriber) -> None:
+    """Refuse a replica that would stop a change midway, if it is asked for that."""
+    params = task.params
+    if params["caught_up_within"] is None:
+        return
+    if not params["source"]:
+        raise Refused("source is needed for caught_up_within: it says what is to be caught up with.")
+    change_settings.refuse_foreign(session, params["settings"])
+    source = Endpoint.from_source(params["source"])
+    change_following.refuse_stopped(session, source, subscriber, params["caught_up_within"])
 
 
 def _part_of_replica(task: Task, session: Session, subscriber: Subscriber) -> Part:
@@ -292,12 +319,9 @@ def _wait(task: Task, session: Session, part: Part, last: int, end: float) -> No
         if part.gate is None:
             raise Refused("{0} has no gate: run state=prepared first.".format(session.endpoint.title))
         change_gate.wait_for_worker(session, subscriber, params["change"], last, end)
-    elif params["wait_for"]:
-        feed = Feed(subscriber.oid, subscriber.name, True, None, tuple(subscriber.publications))
-        if not moments.passed(session, [feed], params["wait_for"], end):
-            raise TimedOut(
-                "Subscription {0} had not applied the changes before {1} when {2} s were over: look at the replica's log, or "
-                "allow a longer timeout. Running the same again goes on from there.".format(
-                    quoted(subscriber.name), params["wait_for"], params["timeout"]
-                )
+    elif params["wait_for"] and not change_following.wait_until_passed(session, subscriber, params["wait_for"], end):
+        raise TimedOut(
+            "Subscription {0} had not applied the changes before {1} when {2} s were over: look at the replica's log, or "
+            "allow a longer timeout. Running the same again goes on from there.".format(
+                quoted(subscriber.name), params["wait_for"], params["timeout"]
             )
