@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Sequence
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_progress
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, nodes, plan_text
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.ddl import Statement
@@ -52,15 +53,30 @@ def schema_change_plan(
     return plan
 
 
-def _unfinished(change: str, servers: Iterable[Catalog], given_up: Sequence[str]) -> Iterable[str]:
-    for server in servers:
-        other = server.other
-        if other and other.get("change") not in (change, *given_up):
-            words = (
-                "change {0} is unfinished on {1}, with {2} of {3} statements done: run it again until it is done, or give it up "
-                "with pgml_schema_change_abandon."
-            )
-            yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
+def _unfinished(change: str, servers: Sequence[Catalog], given_up: Sequence[str]) -> Iterable[str]:
+    """Other changes that have not come to their end on some server, each with how far it is on all that know of it."""
+    others = [server.other for server in servers if server.other]
+    totals = {other["change"]: other["total"] for other in others if other["change"] not in (change, *given_up)}
+    for other, total in totals.items():
+        done = [(_done_of(other, total, server), server.host) for server in servers]
+        where = [
+            "{0} of {1}{2} on {3}".format(number, total, "" if place else " statements done", host)
+            for place, (number, host) in enumerate(each for each in done if each[0] is not None)
+        ]
+        yield "change {0} is unfinished, with {1}. {2}".format(
+            other, _enumerated(where), change_progress.way_out(other)
+        )
+
+
+def _done_of(change: str, total: int, server: Catalog) -> int | None:
+    """How many statements of another change a server has done, if it knows of it."""
+    if change in server.finished:
+        return total
+    return int(server.other["done"]) if server.other and server.other["change"] == change else None
+
+
+def _enumerated(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _run_before(change: str, total: int, servers: Sequence[Catalog]) -> Iterable[str]:

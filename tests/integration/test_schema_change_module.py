@@ -198,6 +198,29 @@ def test_a_server_is_told_of_a_change_before_it_begins(primary_alone: Place) -> 
     assert not place.ok(MODULE, **told)["changed"]
 
 
+def test_whoever_gives_up_a_change_looks_again_when_its_run_has_ended(primary_alone: Place) -> None:
+    place, results = primary_alone, []
+    told = {**on_upstream(total=1), "change": OTHER, "begin": 0, "abandon_unbegun": [CHANGE]}
+    place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 0/2'")
+    lock = "SELECT pg_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext('publication pub'))"
+    with place.transaction(lock):
+        message = place.refused(MODULE, **{**told, "timeout": 0})
+        assert "Another run has been at a schema change of publication pub" in message
+        waiting = threading.Thread(target=lambda: results.append(place.run(MODULE, **told)))
+        waiting.start()
+        tries = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^SELECT pg_try_advisory'"
+        )
+        wait_for(lambda: place.sql(tries))
+        place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 1/2'")
+    waiting.join()
+    assert f"Schema change {CHANGE} is unfinished" in results[0]["msg"], results
+    assert comment(place) == f"Schema changes: {CHANGE} 1/2"
+    place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 0/2'")
+    assert place.converge(MODULE, **told)["changes"][0] == f"Give up schema change {CHANGE}"
+    assert comment(place) == f"Schema changes: {OTHER} 0/1"
+
+
 def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: Place) -> None:
     place = primary_alone
     bad = [
@@ -210,7 +233,9 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     assert result["failed"] and result["sqlstate"] == "42P01"
     for words in (
         "Statement 4 of 4 failed.", 'relation "w" does not exist.', "Nothing of statements 3 to 4 stays",
-        "the first 2 of 4 are done on publication pub of database", "Running the same change again goes on from there.",
+        "the first 2 of 4 are done on publication pub of database",
+        "Mend what stopped it and run the same again, which goes on from",
+        f"give it up with -e pgml_schema_change_abandon={CHANGE} and a change that takes back what is done.",
     ):  # fmt: skip
         assert words in result["msg"], result["msg"]
     assert result["progress"] == {"done": 2, "total": 4, "begun": False}
@@ -221,6 +246,7 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     other = {**on_upstream("ALTER TABLE t ADD d int"), "change": OTHER}
     message = place.refused(MODULE, **other)
     assert f"Schema change {CHANGE} is unfinished on publication pub" in message and "2 of 4 statements" in message
+    assert f"-e pgml_schema_change_abandon={CHANGE} and a change" in message
     assert place.ok(MODULE, **{**other, "statements": []})["other"] == {
         "change": CHANGE,
         "done": 2,
@@ -240,7 +266,7 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     assert "Statement 2 of 2 failed." in result["msg"] and "could not create unique index" in result["msg"]
     assert place.sql("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
     third = {**on_upstream("ALTER TABLE t ADD f int"), "change": "111111111111"}
-    assert "give it up" in place.refused(MODULE, **third)
+    assert "or give it up with" in place.refused(MODULE, **third)
     result = place.converge(MODULE, **third, abandon=[OTHER])
     assert result["changes"][0] == f"Give up schema change {OTHER}"
     assert comment(place) == f"Schema changes: {CHANGE} 4/4, 111111111111 1/1"

@@ -609,10 +609,13 @@ def test_another_change_comes_first():
     other = {"change": "77aa01bc23de", "done": 0, "total": 5, "begun": False}
     busy = server(other={**other, "done": 2})
     message = refusal(sql, replicas={"ml-1": busy, "ml-2": server(other=other)})
-    assert "change 77aa01bc23de is unfinished on ml-1, with 2 of 5 statements done" in message and "ml-2" in message
+    assert "change 77aa01bc23de is unfinished, with 2 of 5 statements done on ml-1 and 0 of 5 on ml-2. Mend" in message
+    assert "give it up with -e pgml_schema_change_abandon=77aa01bc23de and a change that takes back" in message
     assert "unfinished" in refusal(sql, replicas={"ml-1": server(other={**other, "begun": True})})
     done = {**server(), "finished": ["77aa01bc23de"]}
-    assert "with 0 of 5 statements done" in refusal(sql, primary=done, replicas={"ml-1": server(other=other)})
+    assert "with 5 of 5 statements done on prod-db and 0 of 5 on ml-1." in refusal(
+        sql, primary=done, replicas={"ml-1": server(other=other)}
+    )
     # What was begun nowhere stands in nobody's way.
     assert plan(sql, replicas={"ml-1": server(other=other)})["abandon"] == ["77aa01bc23de"]
 

@@ -223,10 +223,11 @@ def _present(task: Task, session: Session, part: Part) -> None:
     if task.check_mode:
         return
     end = time.monotonic() + params["timeout"]
-    run.alone(end)
+    part.alone(end)
     # Another run may have been at it until now.
     progress = _progress(part.holder, params)
     pending = [each for each in pending if each["number"] > progress.done]
+    _refuse_out_of_order(task, part, progress, pending)
     run.progress = progress
     if not pending:
         run.loosen(end)
@@ -239,10 +240,14 @@ def _present(task: Task, session: Session, part: Part) -> None:
 def _begin(task: Task, part: Part) -> None:
     """Remember that the server takes part in a change, before any server runs a statement of it."""
     params = task.params
+    if not task.check_mode:
+        part.alone(time.monotonic() + params["timeout"])
     _refuse_another(part, params)
+    given_up = part.given_up(params)
+    task.note(*["Give up schema change {0}".format(change) for change in given_up])
     task.note("Take part in schema change {0}".format(params["change"]))
     if not task.check_mode:
-        part.holder.remember(Progress(params["change"], params["begin"], params["total"]), params["abandon"])
+        part.holder.remember(Progress(params["change"], params["begin"], params["total"]), given_up)
 
 
 def _progress(holder: Holder, params: Mapping[str, Any]) -> Progress:
@@ -258,18 +263,15 @@ def _progress(holder: Holder, params: Mapping[str, Any]) -> Progress:
     return found
 
 
-def _unfinished(holder: Holder, params: Mapping[str, Any]) -> Progress | None:
+def _unfinished(part: Part, params: Mapping[str, Any]) -> Progress | None:
     """Another change that was begun here and not ended."""
-    others = [
-        entry
-        for entry in holder.entries()
-        if not entry.finished and entry.change != params["change"] and entry.change not in params["abandon"]
-    ]
+    passed_over = [params["change"], *part.given_up(params)]
+    others = [entry for entry in part.holder.entries() if not entry.finished and entry.change not in passed_over]
     return others[0] if others else None
 
 
 def _result(task: Task, session: Session, part: Part, progress: Progress) -> None:
-    other = _unfinished(part.holder, task.params)
+    other = _unfinished(part, task.params)
     task.result["progress"] = progress.as_result()
     task.result["other"] = {"change": other.change, **other.as_result()} if other else None
     entries = part.holder.entries()
@@ -280,20 +282,21 @@ def _result(task: Task, session: Session, part: Part, progress: Progress) -> Non
 
 def _abandon_only(task: Task, part: Part) -> None:
     """Forget changes that were given up, when there is nothing else to write into the comment."""
-    known = [entry.change for entry in part.holder.entries() if not entry.finished]
-    given_up = [change for change in task.params["abandon"] if change in known]
+    given_up = part.given_up(task.params)
     for change in given_up:
         task.note("Give up schema change {0}".format(change))
     if given_up and not task.check_mode:
-        part.holder.forget(given_up)
+        part.alone(time.monotonic() + task.params["timeout"])
+        part.holder.forget(part.given_up(task.params))
 
 
 def _refuse_another(part: Part, params: Mapping[str, Any]) -> None:
-    other = _unfinished(part.holder, params)
+    other = _unfinished(part, params)
     if other:
         raise Refused(
-            "Schema change {0} is unfinished on {1}, with {2} of {3} statements done: run that again to its end first, or "
-            "give it up.".format(other.change, part.title, other.done, other.total),
+            "Schema change {0} is unfinished on {1}, with {2} of {3} statements done. {4}".format(
+                other.change, part.title, other.done, other.total, change_progress.way_out(other.change)
+            ),
             other={"change": other.change, **other.as_result()},
         )
 
@@ -325,3 +328,4 @@ def _wait(task: Task, session: Session, part: Part, last: int, end: float) -> No
             "allow a longer timeout. Running the same again goes on from there.".format(
                 quoted(subscriber.name), params["wait_for"], params["timeout"]
             )
+        )
