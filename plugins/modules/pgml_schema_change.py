@@ -33,7 +33,8 @@ options:
     type: str
   source:
     description:
-      - The upstream's database as the subscription reaches it. Needed on the replica with O(state=prepared) and with O(pins).
+      - The upstream's database as the subscription reaches it. Needed on the replica with O(state=prepared),
+        O(pins) and O(caught_up_within).
   change:
     description:
       - Id of the schema change, 12 hexadecimal digits. It has to be another one when its statements are others.
@@ -123,6 +124,27 @@ options:
     type: list
     elements: str
     default: []
+  abandon_unbegun:
+    description:
+      - Ids of schema changes of which no server has run a statement, to be given up like those of O(abandon), unless this server
+        has run one of theirs by now.
+    type: list
+    elements: str
+    default: []
+  settings:
+    description:
+      - The settings under which the upstream reads and writes values, as RV(settings) has them, which the replica takes over for
+        O(statements). Without them C(USING) may make other values of the same rows.
+      - When the replica's system lacks the locale of C(lc_monetary), it is left out, unless there is something of type C(money).
+    type: dict
+    default: {}
+  caught_up_within:
+    description:
+      - Refuse a replica that would stop a change midway. That is one whose subscription is disabled, has tables without all of
+        their rows, or does not apply what the upstream has written by now within so many seconds, and one whose server doesn't
+        know O(settings).
+      - Needs O(source).
+    type: int
   relations:
     description:
       - Tables, indexes and the like to return facts about, with their schemas, as in SQL.
@@ -312,6 +334,12 @@ known:
   description: Whether this server remembers the change.
   type: bool
   returned: with O(state=present)
+settings:
+  description: The settings under which the upstream's statements read and write values, for O(settings) of replicas.
+  type: dict
+  returned: on the upstream, with O(state=present)
+  sample: {"TimeZone": "Etc/UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "lc_monetary": "C",
+    "extra_float_digits": "1", "bytea_output": "hex"}
 lsn:
   description: A position in the upstream's WAL after all that O(statements) did there.
   type: str

@@ -92,9 +92,10 @@ def refuse(heading: str, problems: Sequence[str]) -> None:
         raise AnsibleFilterError("{0}:\n{1}".format(heading, "\n".join("- " + problem for problem in problems)))
 
 
-def change_id(texts: Iterable[str]) -> str:
-    """What a change is remembered by."""
-    return hashlib.sha256(";\n".join(text.strip() for text in texts).encode("utf-8")).hexdigest()[:12]
+def change_id(texts: Iterable[str], name: str = "") -> str:
+    """What a change is remembered by; *name* tells it from an earlier one with the same statements."""
+    written = ";\n".join(text.strip() for text in texts)
+    return hashlib.sha256((name and name + "\x00").encode("utf-8") + written.encode("utf-8")).hexdigest()[:12]
 
 
 def parsed(text: str) -> Any:

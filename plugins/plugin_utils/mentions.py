@@ -19,7 +19,7 @@ _RELATIONS = (
 )
 
 
-def schema_change_mentions(statements: Any) -> dict[str, Any]:
+def schema_change_mentions(statements: Any, name: Any = "") -> dict[str, Any]:
     """What filter schema_change_mentions returns; names that the change itself makes are among them, so that a name that is taken
     is seen before anything is changed, and a rerun finds what the first run has made."""
     found = ddl.read(statements)
@@ -32,7 +32,7 @@ def schema_change_mentions(statements: Any) -> dict[str, Any]:
         types.update(dict.fromkeys(_types(each.node)))
         functions.update(dict.fromkeys(_functions(each.node)))
     return {
-        "change": ddl.change_id(texts),
+        "change": ddl.change_id(texts, str(name)),
         "total": len(found),
         "statements": texts,
         "lines": [each.line for each in found],

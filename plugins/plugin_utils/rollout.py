@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Sequence
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_progress
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, nodes, plan_text
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.ddl import Statement
@@ -35,6 +36,7 @@ def schema_change_plan(
     given_up = _given_up(mentions["change"], servers)
     ddl.refuse("Another schema change comes first", list(_unfinished(mentions["change"], servers, given_up)))
     _count_newcomers(servers)
+    ddl.refuse("These statements were run before", list(_run_before(mentions["change"], len(statements), servers)))
     placed = _placed(statements, servers, scope, bool(allow_disruptive))
     done = len(statements) - len(placed)
     phases = [_phase(group) for group in _grouped(placed)]
@@ -51,15 +53,40 @@ def schema_change_plan(
     return plan
 
 
-def _unfinished(change: str, servers: Iterable[Catalog], given_up: Sequence[str]) -> Iterable[str]:
-    for server in servers:
-        other = server.other
-        if other and other.get("change") not in (change, *given_up):
-            words = (
-                "change {0} is unfinished on {1}, with {2} of {3} statements done: run it again until it is done, or give it up "
-                "with pgml_schema_change_abandon."
-            )
-            yield words.format(other.get("change"), server.host, other.get("done"), other.get("total"))
+def _unfinished(change: str, servers: Sequence[Catalog], given_up: Sequence[str]) -> Iterable[str]:
+    """Other changes that have not come to their end on some server, each with how far it is on all that know of it."""
+    others = [server.other for server in servers if server.other]
+    totals = {other["change"]: other["total"] for other in others if other["change"] not in (change, *given_up)}
+    for other, total in totals.items():
+        done = [(_done_of(other, total, server), server.host) for server in servers]
+        where = [
+            "{0} of {1}{2} on {3}".format(number, total, "" if place else " statements done", host)
+            for place, (number, host) in enumerate(each for each in done if each[0] is not None)
+        ]
+        yield "change {0} is unfinished, with {1}. {2}".format(
+            other, _enumerated(where), change_progress.way_out(other)
+        )
+
+
+def _done_of(change: str, total: int, server: Catalog) -> int | None:
+    """How many statements of another change a server has done, if it knows of it."""
+    if change in server.finished:
+        return total
+    return int(server.other["done"]) if server.other and server.other["change"] == change else None
+
+
+def _enumerated(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def _run_before(change: str, total: int, servers: Sequence[Catalog]) -> Iterable[str]:
+    """Statements that were run to their end count as done only while no others were run since, which may have undone them."""
+    finished = list(servers[0].finished)
+    if change in finished[:-1] and all(server.done >= total for server in servers):
+        yield (
+            "as change {0}, and others since. To run them once more, give that another name, with -e "
+            "pgml_schema_change_id=NAME.".format(change)
+        )
 
 
 def _given_up(change: str, servers: Sequence[Catalog]) -> list[str]:

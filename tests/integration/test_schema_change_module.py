@@ -198,6 +198,29 @@ def test_a_server_is_told_of_a_change_before_it_begins(primary_alone: Place) -> 
     assert not place.ok(MODULE, **told)["changed"]
 
 
+def test_whoever_gives_up_a_change_looks_again_when_its_run_has_ended(primary_alone: Place) -> None:
+    place, results = primary_alone, []
+    told = {**on_upstream(total=1), "change": OTHER, "begin": 0, "abandon_unbegun": [CHANGE]}
+    place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 0/2'")
+    lock = "SELECT pg_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext('publication pub'))"
+    with place.transaction(lock):
+        message = place.refused(MODULE, **{**told, "timeout": 0})
+        assert "Another run has been at a schema change of publication pub" in message
+        waiting = threading.Thread(target=lambda: results.append(place.run(MODULE, **told)))
+        waiting.start()
+        tries = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^SELECT pg_try_advisory'"
+        )
+        wait_for(lambda: place.sql(tries))
+        place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 1/2'")
+    waiting.join()
+    assert f"Schema change {CHANGE} is unfinished" in results[0]["msg"], results
+    assert comment(place) == f"Schema changes: {CHANGE} 1/2"
+    place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 0/2'")
+    assert place.converge(MODULE, **told)["changes"][0] == f"Give up schema change {CHANGE}"
+    assert comment(place) == f"Schema changes: {OTHER} 0/1"
+
+
 def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: Place) -> None:
     place = primary_alone
     bad = [
@@ -210,7 +233,9 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     assert result["failed"] and result["sqlstate"] == "42P01"
     for words in (
         "Statement 4 of 4 failed.", 'relation "w" does not exist.', "Nothing of statements 3 to 4 stays",
-        "the first 2 of 4 are done on publication pub of database", "Running the same change again goes on from there.",
+        "the first 2 of 4 are done on publication pub of database",
+        "Mend what stopped it and run the same again, which goes on from",
+        f"give it up with -e pgml_schema_change_abandon={CHANGE} and a change that takes back what is done.",
     ):  # fmt: skip
         assert words in result["msg"], result["msg"]
     assert result["progress"] == {"done": 2, "total": 4, "begun": False}
@@ -221,6 +246,7 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     other = {**on_upstream("ALTER TABLE t ADD d int"), "change": OTHER}
     message = place.refused(MODULE, **other)
     assert f"Schema change {CHANGE} is unfinished on publication pub" in message and "2 of 4 statements" in message
+    assert f"-e pgml_schema_change_abandon={CHANGE} and a change" in message
     assert place.ok(MODULE, **{**other, "statements": []})["other"] == {
         "change": CHANGE,
         "done": 2,
@@ -240,7 +266,7 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     assert "Statement 2 of 2 failed." in result["msg"] and "could not create unique index" in result["msg"]
     assert place.sql("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
     third = {**on_upstream("ALTER TABLE t ADD f int"), "change": "111111111111"}
-    assert "give it up" in place.refused(MODULE, **third)
+    assert "or give it up with" in place.refused(MODULE, **third)
     result = place.converge(MODULE, **third, abandon=[OTHER])
     assert result["changes"][0] == f"Give up schema change {OTHER}"
     assert comment(place) == f"Schema changes: {CHANGE} 4/4, 111111111111 1/1"
@@ -323,6 +349,52 @@ def test_a_replica_drops_a_column_when_it_has_applied_what_was_written_before(sh
     shop.sql_source("INSERT INTO t VALUES (1001, 2)")
     shop.arrived("t")
     assert apply_errors(shop) == 0
+
+
+def test_a_replica_that_does_not_follow_is_noticed_at_once_and_while_it_is_waited_for(shop: Pair) -> None:
+    asked = replica(shop, caught_up_within=60)
+    shop.target.converge(MODULE, **asked)
+    with shop.target.transaction("LOCK TABLE u IN EXCLUSIVE MODE"):
+        shop.sql_source("INSERT INTO u VALUES (-1, 'waits')")
+        message = shop.target.refused(MODULE, **{**asked, "caught_up_within": 1})
+        assert "behind the source after 1 s" in message and "before definitions are changed" in message
+    shop.arrived("u")
+    shop.target.ok(MODULE, **asked)
+    shop.sql_target("ALTER TABLE u ADD CHECK (id <> -2)")
+    shop.sql_source("INSERT INTO u VALUES (-2, 'violates')")
+    message = shop.target.refused(MODULE, **asked)
+    assert "can't apply changes: it failed" in message, message
+    lsn = shop.source.value("SELECT pg_logical_emit_message(true, '', '')")
+    if shop.target.cluster.major >= 15:
+        started = apply_errors(shop)
+        message = shop.target.refused(MODULE, **replica(shop, "SELECT 1", wait_for=lsn, timeout=600))
+        assert "can't apply what the upstream wrote" in message and apply_errors(shop) < started + 20, message
+    shop.sql_target(f"ALTER SUBSCRIPTION {shop.name} DISABLE")
+    assert "is disabled" in shop.target.refused(MODULE, **asked)
+
+
+def test_a_replica_reads_and_writes_values_as_the_upstream_does(shop: Pair) -> None:
+    for name, value in {"TimeZone": "Asia/Tokyo", "bytea_output": "escape", "extra_float_digits": "-9"}.items():
+        shop.sql_source(f"ALTER DATABASE {shop.source.database} SET {name} = '{value}'")
+    sql = (
+        "ALTER TABLE u ALTER COLUMN v TYPE text USING"
+        " concat_ws(' ', timestamptz '2026-01-01 00:00+00', '\\x41'::bytea, 0.123456789123::float8)"
+    )
+    settings = shop.source.ok(MODULE, **on_upstream(sql))["settings"]
+    assert settings["TimeZone"] == "Asia/Tokyo" and len(settings) == 6
+    shop.target.converge(MODULE, **replica(shop, sql, settings=settings))
+    assert shop.sql_target("SELECT DISTINCT v FROM u") == shop.sql_source("SELECT DISTINCT v FROM u")
+    other = {**replica(shop, "CREATE TABLE m (price money)", "ALTER TABLE m ADD i int"), "change": OTHER}
+    message = shop.target.refused(MODULE, **{**other, "settings": {"search_path": "x"}})
+    assert "settings can't hold search_path" in message
+    # A locale that the replica doesn't have is in nobody's way, unless there is money.
+    shop.target.ok(MODULE, **{**replica(shop, "SELECT 1"), "change": "1" * 12, "settings": {"lc_monetary": "nowhere"}})
+    shop.target.refused(MODULE, **{**other, "settings": {"lc_monetary": "nowhere"}})
+    shop.sql_target("ALTER TABLE t ADD price money")
+    message = shop.target.refused(MODULE, **replica(shop, caught_up_within=60, settings={"lc_monetary": "nowhere"}))
+    assert "has no locale nowhere" in message
+    message = shop.target.refused(MODULE, **replica(shop, caught_up_within=60, settings={"TimeZone": "Mars/North"}))
+    assert "Mars/North" in message
 
 
 def test_values_of_defaults_that_are_computed_once_come_from_the_source(shop: Pair) -> None:
@@ -589,6 +661,12 @@ def test_the_gate_is_refused_where_it_would_do_harm(shop: Pair) -> None:
     shop.both("CREATE TABLE late (id int PRIMARY KEY)")
     shop.publish("t", "u", "late")
     assert gate_objects(shop.source) == 2, "the publication's own module has taken the gate away"
+    shop.source.ok("pgml_publication", name="pub", tables=["t", "u"])
+    shop.target.ok(MODULE, **prepared)
+    shop.publish("t", "u", "late")
+    # A run that died after a table came, and before its rows were taken, has had the gate.
+    assert not shop.target.ok(MODULE, **prepared)["changed"]
+    shop.target.ok(MODULE, **{**prepared, "state": "finished"})
     message = shop.target.refused(MODULE, **prepared)
     assert "public.late is published and subscription" in message and "run distribute.yml first" in message
     shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 's' WHERE srrelid = 'u'::regclass")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl
 from psycopg2 import errors
 
 from tests.support import playbooks, writers
@@ -359,20 +361,27 @@ def test_a_replica_that_dies_after_the_primary_s_part_catches_up_in_a_rerun(serv
     for place in (servers.primary, *servers.replicas.values()):
         place.sql("ALTER TABLE people ADD COLUMN IF NOT EXISTS brief int")
     second = servers.replicas["ml-2"]
+    change = ddl.change_id([statement])
     with writing(servers.primary):
         with closing(second.cluster.connect("ml", autocommit=False)) as session, session.cursor() as cursor:
-            cursor.execute("LOCK TABLE people IN SHARE MODE")
-            process = servers.start(statement, allow_disruptive=True)
+            known = f"SELECT obj_description(oid, 'pg_publication') ~ ' {change} 0/1$' FROM pg_publication"
+            with servers.primary.transaction("SELECT FROM people LIMIT 1"):
+                # The replica was seen to follow, and the primary's part waits for this transaction.
+                process = servers.start(statement, allow_disruptive=True)
+                wait_for(lambda: servers.primary.value(known), 60, "the change to be begun")
+                cursor.execute("LOCK TABLE people IN SHARE MODE")
             try:
                 wait_for(lambda: "brief" not in columns(servers.primary, "people"), 60, "the primary's part")
                 second.cluster.kill()
             finally:
                 run = playbooks.finish(process)
-        assert not run.ok and [host for host, _ in run.failures] == ["ml-2"], run.output
+        assert not run.ok and run.failures[0][0] == "ml-2", run.output
+        assert "an unknown number on ml-2 of its 1 statements done." in run.message
         second.cluster.start()
         assert "brief" in columns(second, "people")
         refused = servers.change("ALTER TABLE things ADD COLUMN other int")
-        assert not refused.ok and "unfinished on ml-2, with 0 of 1 statements done" in refused.message, refused.output
+        assert not refused.ok and "unfinished, with 1 of 1 statements done on prod" in refused.message, refused.output
+        assert "and 0 of 1 on ml-2. Mend what stopped it and run the same again" in refused.message
         assert "other" not in columns(servers.primary, "things")
         servers.changed(statement, allow_disruptive=True)
     servers.equal()
@@ -386,18 +395,54 @@ def test_a_lock_that_can_t_be_had_names_who_holds_it_and_the_rerun_goes_on(serve
     options = {"lock_timeout": 200, "timeout": 2}
     with servers.replicas["ml-2"].transaction("SELECT FROM people LIMIT 1") as pid:
         run = servers.change(statement, **options)
-    assert [host for host, _ in run.failures] == ["ml-2"] and f"process {pid}" in run.message, run.output
+    assert run.failures[0][0] == "ml-2" and f"process {pid}" in run.failures[0][1], run.output
+    assert "has stopped, with 0 on prod, 1 on ml-1, 0 on ml-2 of its 1 statements done. The" in run.message, run.output
     assert "patient" in columns(servers.replicas["ml-1"], "people")
     assert "patient" not in columns(servers.primary, "people")
     with servers.primary.transaction("SELECT FROM people LIMIT 1") as pid:
         run = servers.change(statement, **options)
-    assert [host for host, _ in run.failures] == ["prod"], run.output
-    for words in (f"process {pid}", "no statement of it is done on publication pgml_shop", "goes on from there"):
+    assert run.failures[0][0] == "prod", run.output
+    for words in (
+        f"process {pid}",
+        "no statement of it is done on publication pgml_shop",
+        "goes on from there",
+        "has stopped, with 0 on prod, 1 on ml-1, 1 on ml-2 of",
+    ):
         assert words in run.message
     assert "patient" in columns(servers.replicas["ml-2"], "people")
     assert "patient" not in columns(servers.primary, "people")
     servers.changed(statement)
     assert "patient" in columns(servers.primary, "people")
+    # How far each is, as the guide tells to ask for it.
+    guide = (Path(__file__).parents[2] / "docs/docsite/rst/guide_schema_change.rst").read_text(encoding="utf-8")
+    for place, query in zip(
+        (servers.primary, servers.replicas["ml-1"]), re.findall(r"SELECT obj_description[^;]+", guide), strict=True
+    ):
+        assert place.value(query).endswith(f"{ddl.change_id([statement])} 1/1")
+
+
+def test_a_replica_that_does_not_follow_stops_all_before_anything_is_touched(servers: Servers) -> None:
+    second = servers.replicas["ml-2"]
+    second.sql("ALTER SUBSCRIPTION pgml_shop DISABLE")
+    try:
+        message = servers.refused("ALTER TABLE people ADD COLUMN never int")
+    finally:
+        second.sql("ALTER SUBSCRIPTION pgml_shop ENABLE")
+    assert "Subscription pgml_shop is disabled" in message
+
+
+def test_the_same_is_run_again_under_another_name_and_with_the_primary_s_settings(servers: Servers) -> None:
+    add, drop = "ALTER TABLE people ADD COLUMN twice text", "ALTER TABLE people DROP COLUMN twice"
+    servers.changed(add)
+    convert = "ALTER TABLE people ALTER COLUMN twice TYPE timestamptz USING twice::timestamp"
+    servers.primary.sql("UPDATE people SET twice = '2026-01-01 12:00' WHERE code < 0")
+    servers.primary.sql("ALTER DATABASE shop SET timezone = 'Asia/Tokyo'")
+    servers.changed(convert, drop.replace("twice", "IF EXISTS nothing"), allow_disruptive=True)
+    servers.equal()
+    servers.changed(drop)
+    message = servers.refused(add)
+    assert "were run before: as change" in message and "-e pgml_schema_change_id=NAME" in message
+    assert servers.changed(add, id=2).changed
 
 
 def test_what_can_t_be_placed_is_refused_before_anything_is_touched(servers: Servers) -> None:

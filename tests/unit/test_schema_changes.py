@@ -609,12 +609,36 @@ def test_another_change_comes_first():
     other = {"change": "77aa01bc23de", "done": 0, "total": 5, "begun": False}
     busy = server(other={**other, "done": 2})
     message = refusal(sql, replicas={"ml-1": busy, "ml-2": server(other=other)})
-    assert "change 77aa01bc23de is unfinished on ml-1, with 2 of 5 statements done" in message and "ml-2" in message
+    assert "change 77aa01bc23de is unfinished, with 2 of 5 statements done on ml-1 and 0 of 5 on ml-2. Mend" in message
+    assert "give it up with -e pgml_schema_change_abandon=77aa01bc23de and a change that takes back" in message
     assert "unfinished" in refusal(sql, replicas={"ml-1": server(other={**other, "begun": True})})
     done = {**server(), "finished": ["77aa01bc23de"]}
-    assert "with 0 of 5 statements done" in refusal(sql, primary=done, replicas={"ml-1": server(other=other)})
+    assert "with 5 of 5 statements done on prod-db and 0 of 5 on ml-1." in refusal(
+        sql, primary=done, replicas={"ml-1": server(other=other)}
+    )
     # What was begun nowhere stands in nobody's way.
     assert plan(sql, replicas={"ml-1": server(other=other)})["abandon"] == ["77aa01bc23de"]
+
+
+def test_what_was_run_before_is_run_again_under_another_name_only():
+    sql = "ALTER TABLE users ADD x int"
+    change = schema_change_mentions(sql)["change"]
+    last, others_since = (
+        {**server(1), "known": True, "finished": finished}
+        for finished in (["77aa01bc23de", change], [change, "77aa01bc23de"])
+    )
+    assert plan(sql, primary=last, replicas={"ml-1": last})["phases"] == []
+    message = refusal(sql, primary=others_since, replicas={"ml-1": others_since})
+    assert message == (
+        f"These statements were run before: as change {change}, and others since. To run them once more, give that another name, "
+        "with -e pgml_schema_change_id=NAME."
+    )
+    again = schema_change_mentions(sql, "again")["change"]
+    assert again != change and len(again) == 12
+    # A replica that lags goes on, whatever else was done.
+    assert plan(sql, primary=others_since, replicas={"ml-1": {**others_since, "progress": server()["progress"]}})[
+        "phases"
+    ]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------------

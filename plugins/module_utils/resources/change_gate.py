@@ -26,6 +26,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
     raw,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_following
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
 
 SCHEMA = "pgml_distributed"
 GATE, PASSED, WAIT = "_gate", "_passed", "_wait"
@@ -114,19 +116,9 @@ def _table(key: tuple[str, str], words: str) -> Change:
     return Change(compose(statement, table=identifier(*key)), words.format(quoted(*key)))
 
 
-class Subscriber(NamedTuple):
-    """The subscription that waits at the gate."""
-
-    oid: int
-    name: str
-    enabled: bool
-    owner: str
-    publications: Sequence[str]
-
-
 def plan_replica(session: Session, source: Session | None, subscriber: Subscriber) -> list[Change]:
     """The statements that put the gate up on the replica; the upstream has it already, unless *source* is None."""
-    _refuse_unready(session, subscriber)
+    change_following.refuse_unready(session, subscriber)
     gate = of_publication(sorted(subscriber.publications)[0])
     patience: float = PATIENCE_SECONDS
     if source:
@@ -140,7 +132,8 @@ def plan_replica(session: Session, source: Session | None, subscriber: Subscribe
                 )
             )
         gate = found[0]
-        _refuse_others(session, subscriber, [key for key in offer if key != gate.table])
+        if gate.table not in subscribed.subscribed(session, subscriber.oid):
+            _refuse_others(session, subscriber, [key for key in offer if key != gate.table])
         patience = _patience(source)
     changes = []
     if not _exists(session, gate.table):
@@ -157,23 +150,6 @@ def plan_replica(session: Session, source: Session | None, subscriber: Subscribe
 
 def _words(verb: str, gate: Gate) -> str:
     return "{0} tables {1} and {2}".format(verb, quoted(*gate.table), quoted(*gate.passed))
-
-
-def _refuse_unready(session: Session, subscriber: Subscriber) -> None:
-    if not subscriber.enabled:
-        raise Refused(
-            "Subscription {0} is disabled: enable it, or look into the replica's log for the error that disabled it.".format(
-                quoted(subscriber.name)
-            )
-        )
-    states = subscribed.subscribed(session, subscriber.oid)
-    unready = [quoted(*key) for key, state in states.items() if state != subscribed.READY]
-    if unready:
-        raise Refused(
-            "The first copy of {0} in subscription {1} is not done: run distribute.yml to its end first.".format(
-                enumerate_names(unready), quoted(subscriber.name)
-            )
-        )
 
 
 def _refuse_others(session: Session, subscriber: Subscriber, published: Sequence[tuple[str, str]]) -> None:
@@ -287,8 +263,9 @@ def wait_for_worker(session: Session, subscriber: Subscriber, change: str, state
     :param end: until when to wait, of time.monotonic()
     """
     pause = 0.01
+    errors = change_following.Errors(session, subscriber)
     while not _stands_at(session, subscriber, change, statement):
-        _refuse_disabled(session, subscriber)
+        errors.refuse()
         if time.monotonic() > end:
             raise TimedOut(
                 "Subscription {0} has not applied what the upstream wrote before statement {1}, when the time was over: look at "
@@ -309,15 +286,6 @@ def _stands_at(session: Session, subscriber: Subscriber, change: str, statement:
     )
 
 
-def _refuse_disabled(session: Session, subscriber: Subscriber) -> None:
-    if not session.value("SELECT subenabled FROM pg_subscription WHERE oid = %s", [subscriber.oid]):
-        raise Refused(
-            "Subscription {0} was disabled or dropped meanwhile; after an error the replica's log tells which.".format(
-                quoted(subscriber.name)
-            )
-        )
-
-
 def wait_until_passed(session: Session, subscriber: Subscriber, gate: Gate, end: float) -> None:
     """Return when the worker has left the gate behind: a row that came later would find no table."""
     behind = compose(
@@ -326,8 +294,9 @@ def wait_until_passed(session: Session, subscriber: Subscriber, gate: Gate, end:
         gate=identifier(*gate.table),
     )
     pause = 0.01
+    errors = change_following.Errors(session, subscriber)
     while session.value(behind) or _held(session, gate):
-        _refuse_disabled(session, subscriber)
+        errors.refuse()
         if time.monotonic() > end:
             raise TimedOut(
                 "The worker of subscription {0} still stands at the gate: a schema change is unfinished, or the replica's log "

@@ -38,6 +38,10 @@ class Progress(NamedTuple):
     def finished(self) -> bool:
         return self.done >= self.total
 
+    @property
+    def under_way(self) -> bool:
+        return bool(self.done or self.begun)
+
     def as_result(self) -> dict[str, Any]:
         return {"done": self.done, "total": self.total, "begun": self.begun}
 
@@ -49,6 +53,14 @@ def check_id(change: str) -> None:
     """Refuse what is no id of a change."""
     if not _ID.match(change):
         raise Refused('change is "{0}": the id of a change is 12 hexadecimal digits.'.format(change))
+
+
+def way_out(change: str) -> str:
+    """How to go on with a change that has stopped, as the end of a message."""
+    return (
+        "Mend what stopped it and run the same again, which goes on from there, or give it up with -e "
+        "pgml_schema_change_abandon={0} and a change that takes back what is done.".format(change)
+    )
 
 
 def parted(comment: str | None) -> tuple[str, str | None]:

@@ -19,8 +19,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     change_gate,
     change_indexes,
     change_pins,
+    change_progress,
+    change_settings,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_gate import Gate, Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_gate import Gate
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_progress import Holder, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 
@@ -43,6 +46,27 @@ class Part(NamedTuple):
     def title(self) -> str:
         return "{0} of {1}".format(self.holder.words, self.holder.session.endpoint)
 
+    def alone(self, end: float) -> None:
+        """Wait until no other run is at work for this publication or subscription; the lock ends with the session."""
+        while not self.holder.session.value(
+            "SELECT pg_try_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext(%s))",
+            [self.holder.words],
+        ):
+            if time.monotonic() > end:
+                raise TimedOut("Another run has been at a schema change of {0} all the time.".format(self.title))
+            time.sleep(0.2)
+
+    def given_up(self, params: Mapping[str, Any]) -> list[str]:
+        """The changes that are unfinished here and won't be ended; those that were to have begun nowhere may have begun since."""
+        return [
+            entry.change
+            for entry in self.holder.entries()
+            if not entry.finished
+            and (
+                entry.change in params["abandon"] or (entry.change in params["abandon_unbegun"] and not entry.under_way)
+            )
+        ]
+
 
 class Run:
     """One run of a task."""
@@ -60,7 +84,9 @@ class Run:
         """Say what will be done."""
         pins = self._task.params["pins"]
         texts = self._before + [change_pins.shown(each["sql"], pins) for each in pending if each["sql"] is not None]
-        self._task.note(*["Give up schema change {0}".format(change) for change in self._given_up()])
+        self._task.note(
+            *["Give up schema change {0}".format(change) for change in self._part.given_up(self._task.params)]
+        )
         self._task.note(*["Run first: {0}".format(_short(sql)) for sql in self._before])
         for each in pending:
             if each["sql"] is None:
@@ -69,21 +95,6 @@ class Run:
                 sql = _short(change_pins.shown(each["sql"], pins))
                 self._task.note("Run statement {0}: {1}".format(each["number"], sql))
         self._task.describe_statements(texts)
-
-    def _given_up(self) -> list[str]:
-        known = [entry.change for entry in self._part.holder.entries() if not entry.finished]
-        return [change for change in self._task.params["abandon"] if change in known]
-
-    def alone(self, end: float) -> None:
-        """Wait until no other run is at work for this publication or subscription; the lock ends with the session."""
-        holder = self._part.holder
-        while not self._session.value(
-            "SELECT pg_try_advisory_lock(hashtext('postgresml.distributed schema change'), hashtext(%s))",
-            [holder.words],
-        ):
-            if time.monotonic() > end:
-                raise TimedOut("Another run has been at a schema change of {0} all the time.".format(self._part.title))
-            time.sleep(0.2)
 
     def loosen(self, end: float) -> None:
         """Run what goes before statements that the upstream runs first."""
@@ -109,7 +120,9 @@ class Run:
         lock_timeout = self._task.params["lock_timeout"]
         last = group[-1]["number"] if group else self.progress.done
         after = self.progress._replace(done=last, begun=False)
+        texts = self._before + [each["sql"] for each in group if each["sql"] is not None]
         with self._session.transaction():
+            change_settings.take_on(self._session, self._task.params["settings"], texts)
             self._session.execute("SET LOCAL search_path = public")
             self._session.shorten_lock_timeout(lock_timeout)
             for number, sql in [(None, sql) for sql in self._before] + [(e["number"], e["sql"]) for e in group]:
@@ -119,7 +132,7 @@ class Run:
                     self._session.shorten_lock_timeout(min(lock_timeout, self._later_lock_timeout))
             self._at = None
             if group:
-                self._part.holder.remember(after, self._task.params["abandon"])
+                self._part.holder.remember(after, self._part.given_up(self._task.params))
                 self._pass_gate(last)
         self.progress = after
 
@@ -155,7 +168,7 @@ class Run:
 
     def _remember(self, begun: bool) -> None:
         progress = self.progress._replace(begun=begun)
-        self._part.holder.remember(progress, self._task.params["abandon"])
+        self._part.holder.remember(progress, self._part.given_up(self._task.params))
         self.progress = progress
 
     def _done_before(self, concurrent: change_indexes.Concurrent, end: float) -> bool:
@@ -222,8 +235,14 @@ class Run:
         if self.progress.done:
             done = "the first {0} of {1} are done".format(self.progress.done, self.progress.total)
         return Refused(
-            "{0} failed. {1} {2}. Of schema change {3}, {4} on {5}. Running the same change again goes on from there.".format(
-                what, error, undone, self.progress.change, done, self._part.title
+            "{0} failed. {1} {2}. Of schema change {3}, {4} on {5}. {6}".format(
+                what,
+                error,
+                undone,
+                self.progress.change,
+                done,
+                self._part.title,
+                change_progress.way_out(self.progress.change),
             ),
             **{"progress": self.progress.as_result(), **error.details},
         )

@@ -7,19 +7,20 @@ import time
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, TimedOut
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import moments, subscribed
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight.subjects import Feed
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     change_facts,
+    change_following,
     change_gate,
     change_pins,
     change_progress,
+    change_settings,
     subscription,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_gate import Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_progress import Holder, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_running import Part, Run
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -55,6 +56,9 @@ OPTIONS: dict[str, Any] = {
     },
     "begin": {"type": "int"},
     "abandon": {"type": "list", "elements": "str", "default": []},
+    "abandon_unbegun": {"type": "list", "elements": "str", "default": []},
+    "settings": {"type": "dict", "default": {}},
+    "caught_up_within": {"type": "int"},
     "relations": {"type": "list", "elements": "str", "default": []},
     "types": {"type": "list", "elements": "str", "default": []},
     "functions": {"type": "list", "elements": "str", "default": []},
@@ -62,6 +66,8 @@ OPTIONS: dict[str, Any] = {
     "timeout": {"type": "int", "default": 600},
     "state": {"type": "str", "choices": ["present", "prepared", "finished"], "default": "present"},
 }
+
+FOR_REPLICAS = ("before", "pins", "settings", "wait_for", "caught_up_within")
 
 CONSTRAINTS: dict[str, Any] = {
     "mutually_exclusive": [("publication", "subscription")],
@@ -90,8 +96,10 @@ def _check(params: Mapping[str, Any]) -> None:
         raise Refused("statements are numbered {0}: they have to follow one another.".format(numbers))
     if numbers and not 1 <= numbers[0] <= numbers[-1] <= params["total"]:
         raise Refused("statements are numbered {0}, and total is {1}.".format(numbers, params["total"]))
-    if params["publication"] is not None and (params["before"] or params["pins"] or params["wait_for"]):
-        raise Refused("before, pins and wait_for are for replicas, and go with subscription.")
+    change_settings.check(params["settings"])
+    given = [option for option in FOR_REPLICAS if params[option]]
+    if params["publication"] is not None and given:
+        raise Refused("{0} is for replicas, and goes with subscription.".format(given[0]))
 
 
 def _on_upstream(task: Task, session: Session) -> None:
@@ -108,6 +116,7 @@ def _on_upstream(task: Task, session: Session) -> None:
     else:
         part = Part(holder, gate if params["together"] else None)
         _present(task, session, part)
+        task.result["settings"] = change_settings.read(session)
         if params["statements"] and not task.check_mode:
             with Session(session.endpoint, synchronous_commit="local") as marking:
                 task.result["lsn"] = subscribed.mark(marking)
@@ -123,14 +132,32 @@ def _on_replica(task: Task, session: Session) -> None:
             )
         )
     subscriber = Subscriber(
-        current.oid, current.name, bool(current.enabled), str(current.owner), sorted(current.publications or ())
+        current.oid,
+        current.name,
+        current.slot_name,
+        bool(current.enabled),
+        str(current.owner),
+        sorted(current.publications or ()),
     )
     if params["state"] == "prepared":
         _prepare_replica(task, session, subscriber)
     elif params["state"] == "finished":
         _finish_replica(task, session, subscriber)
     else:
+        _refuse_what_cant_follow(task, session, subscriber)
         _present(task, session, _part_of_replica(task, session, subscriber))
+
+
+def _refuse_what_cant_follow(task: Task, session: Session, subscriber: Subscriber) -> None:
+    """Refuse a replica that would stop a change midway, if it is asked for that."""
+    params = task.params
+    if params["caught_up_within"] is None:
+        return
+    if not params["source"]:
+        raise Refused("source is needed for caught_up_within: it says what is to be caught up with.")
+    change_settings.refuse_foreign(session, params["settings"])
+    source = Endpoint.from_source(params["source"])
+    change_following.refuse_stopped(session, source, subscriber, params["caught_up_within"])
 
 
 def _part_of_replica(task: Task, session: Session, subscriber: Subscriber) -> Part:
@@ -196,10 +223,11 @@ def _present(task: Task, session: Session, part: Part) -> None:
     if task.check_mode:
         return
     end = time.monotonic() + params["timeout"]
-    run.alone(end)
+    part.alone(end)
     # Another run may have been at it until now.
     progress = _progress(part.holder, params)
     pending = [each for each in pending if each["number"] > progress.done]
+    _refuse_out_of_order(task, part, progress, pending)
     run.progress = progress
     if not pending:
         run.loosen(end)
@@ -212,10 +240,14 @@ def _present(task: Task, session: Session, part: Part) -> None:
 def _begin(task: Task, part: Part) -> None:
     """Remember that the server takes part in a change, before any server runs a statement of it."""
     params = task.params
+    if not task.check_mode:
+        part.alone(time.monotonic() + params["timeout"])
     _refuse_another(part, params)
+    given_up = part.given_up(params)
+    task.note(*["Give up schema change {0}".format(change) for change in given_up])
     task.note("Take part in schema change {0}".format(params["change"]))
     if not task.check_mode:
-        part.holder.remember(Progress(params["change"], params["begin"], params["total"]), params["abandon"])
+        part.holder.remember(Progress(params["change"], params["begin"], params["total"]), given_up)
 
 
 def _progress(holder: Holder, params: Mapping[str, Any]) -> Progress:
@@ -231,18 +263,15 @@ def _progress(holder: Holder, params: Mapping[str, Any]) -> Progress:
     return found
 
 
-def _unfinished(holder: Holder, params: Mapping[str, Any]) -> Progress | None:
+def _unfinished(part: Part, params: Mapping[str, Any]) -> Progress | None:
     """Another change that was begun here and not ended."""
-    others = [
-        entry
-        for entry in holder.entries()
-        if not entry.finished and entry.change != params["change"] and entry.change not in params["abandon"]
-    ]
+    passed_over = [params["change"], *part.given_up(params)]
+    others = [entry for entry in part.holder.entries() if not entry.finished and entry.change not in passed_over]
     return others[0] if others else None
 
 
 def _result(task: Task, session: Session, part: Part, progress: Progress) -> None:
-    other = _unfinished(part.holder, task.params)
+    other = _unfinished(part, task.params)
     task.result["progress"] = progress.as_result()
     task.result["other"] = {"change": other.change, **other.as_result()} if other else None
     entries = part.holder.entries()
@@ -253,20 +282,21 @@ def _result(task: Task, session: Session, part: Part, progress: Progress) -> Non
 
 def _abandon_only(task: Task, part: Part) -> None:
     """Forget changes that were given up, when there is nothing else to write into the comment."""
-    known = [entry.change for entry in part.holder.entries() if not entry.finished]
-    given_up = [change for change in task.params["abandon"] if change in known]
+    given_up = part.given_up(task.params)
     for change in given_up:
         task.note("Give up schema change {0}".format(change))
     if given_up and not task.check_mode:
-        part.holder.forget(given_up)
+        part.alone(time.monotonic() + task.params["timeout"])
+        part.holder.forget(part.given_up(task.params))
 
 
 def _refuse_another(part: Part, params: Mapping[str, Any]) -> None:
-    other = _unfinished(part.holder, params)
+    other = _unfinished(part, params)
     if other:
         raise Refused(
-            "Schema change {0} is unfinished on {1}, with {2} of {3} statements done: run that again to its end first, or "
-            "give it up.".format(other.change, part.title, other.done, other.total),
+            "Schema change {0} is unfinished on {1}, with {2} of {3} statements done. {4}".format(
+                other.change, part.title, other.done, other.total, change_progress.way_out(other.change)
+            ),
             other={"change": other.change, **other.as_result()},
         )
 
@@ -292,12 +322,10 @@ def _wait(task: Task, session: Session, part: Part, last: int, end: float) -> No
         if part.gate is None:
             raise Refused("{0} has no gate: run state=prepared first.".format(session.endpoint.title))
         change_gate.wait_for_worker(session, subscriber, params["change"], last, end)
-    elif params["wait_for"]:
-        feed = Feed(subscriber.oid, subscriber.name, True, None, tuple(subscriber.publications))
-        if not moments.passed(session, [feed], params["wait_for"], end):
-            raise TimedOut(
-                "Subscription {0} had not applied the changes before {1} when {2} s were over: look at the replica's log, or "
-                "allow a longer timeout. Running the same again goes on from there.".format(
-                    quoted(subscriber.name), params["wait_for"], params["timeout"]
-                )
+    elif params["wait_for"] and not change_following.wait_until_passed(session, subscriber, params["wait_for"], end):
+        raise TimedOut(
+            "Subscription {0} had not applied the changes before {1} when {2} s were over: look at the replica's log, or "
+            "allow a longer timeout. Running the same again goes on from there.".format(
+                quoted(subscriber.name), params["wait_for"], params["timeout"]
             )
+        )
