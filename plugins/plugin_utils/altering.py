@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable, Iterable
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import constraining, ddl, defaults, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    constraining,
+    ddl,
+    defaults,
+    nodes,
+    partitioning,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -22,6 +29,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
 _ON_ITS_OWN = (
     "adds {0} with {1}: write that as a statement of its own, ALTER TABLE .. ADD .., so that it comes in its own time"
 )
+_TEXT = re.compile(r"(?:text|character varying(?:\((\d+)\))?)\Z")
 _VOLATILE = (
     "gives column {0} {1}, which each server would compute on its own for the rows that are there: add the column without it, "
     "set it as the default, then fill the column with UPDATE in batches on the primary"
@@ -228,9 +236,35 @@ def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any
     words = "changes the type of column {0} of {1} to {2}".format(
         quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
     )
-    rewrites = not context.is_small(facts)
-    consent = "{0}, which locks the table and may rewrite it".format(words)
-    return Part(TOGETHER, words, consent=consent, blocks=REWRITES if rewrites else None, columns=[command.name])
+    found = Part(TOGETHER, words, columns=[command.name])
+    if _takes_only_more(facts["columns"].get(command.name, {}).get("type"), definition):
+        found.words += ", without rewriting it"
+        found.consent = "{0}, which locks the table for a moment".format(found.words)
+        found.blocks = READS if _is_checked(facts, command.name) else None
+    else:
+        found.consent = "{0}, which locks the table and may rewrite it".format(words)
+        found.blocks = REWRITES
+    found.blocks = None if context.is_small(facts) else found.blocks
+    return found
+
+
+def _takes_only_more(old: Any, definition: Any) -> bool:
+    """Whether all values are of the new type as they are stored: texts, with another limit that is no less."""
+    held = _TEXT.match(str(old))
+    new = definition.typeName
+    if not held or definition.raw_default is not None or definition.collClause is not None or new.arrayBounds:
+        return False
+    if nodes.type_name(new) not in ("text", "varchar"):
+        return False
+    limit = new.typmods[0].val.ival if new.typmods else None
+    return limit is None or held.group(1) is not None and limit >= int(held.group(1))
+
+
+def _is_checked(facts: dict[str, Any], column: str) -> bool:
+    """Whether a CHECK has to be proven anew for another type."""
+    return any(
+        each.get("type") == "c" and column in (each.get("columns") or ()) for each in facts["constraints"].values()
+    )
 
 
 def _expression(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
@@ -250,40 +284,6 @@ def _replica_identity(context: Context, name: str, facts: dict[str, Any], comman
             "takes the replica identity of {0} away, so that UPDATE and DELETE would fail on the primary".format(name)
         )
     return Part(TOGETHER, words, consent="{0}, by which replication finds rows".format(words))
-
-
-def _attach(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    child = nodes.relation(command.def_.name)
-    found = Part(PRIMARY_FIRST, "attaches {0} to {1}".format(child, name), joins=True)
-    _refuse_via_root(context, name, "attaches a partition to")
-    held = context.base.relations.get(child)
-    if held is None:
-        raise Misplaced("attaches {0}, which does not exist on {1}".format(child, context.base.host))
-    lacking = context.lacking(child)
-    if lacking:
-        # With the first row that comes, apply fails for want of the table, whether it is subscribed to or not.
-        raise Misplaced(
-            "attaches {0}, which is not on {1}: list it in pgml_distributions and run distribute.yml first, which brings it "
-            "with its rows".format(child, " and ".join(lacking))
-        )
-    if not context.is_small(held):
-        found.warning = "reads {0} while it is locked, unless a CHECK says the same as the bounds".format(child)
-    return found
-
-
-def _detach(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    if command.def_.concurrent or nodes.option(command.subtype) == "AT_DetachPartitionFinalize":
-        raise Misplaced(
-            "detaches a partition CONCURRENTLY, which can't be undone when it is interrupted: write it without"
-        )
-    _refuse_via_root(context, name, "detaches a partition of")
-    return Part(PRIMARY_FIRST, "detaches {0} from {1}".format(nodes.relation(command.def_.name), name), joins=True)
-
-
-def _refuse_via_root(context: Context, name: str, what: str) -> None:
-    if context.primary.publication.get("via_partition_root"):
-        words = "{0} {1}, which is published by its root: rows of the partition would be copied twice or be missed"
-        raise Misplaced(words.format(what, name))
 
 
 _OF_COLUMNS = (
@@ -316,9 +316,9 @@ _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
     "AT_AlterConstraint": constraining.alter_constraint,
     "AT_AlterColumnType": _alter_type,
     "AT_ReplicaIdentity": _replica_identity,
-    "AT_AttachPartition": _attach,
-    "AT_DetachPartition": _detach,
-    "AT_DetachPartitionFinalize": _detach,
+    "AT_AttachPartition": partitioning.attach,
+    "AT_DetachPartition": partitioning.detach,
+    "AT_DetachPartitionFinalize": partitioning.detach,
 }
 
 _UNKEPT = {

@@ -83,6 +83,7 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
     parents = [nodes.relation(each) for each in statement.inhRelations or ()]
     parent = parents[0] if parents and statement.partbound is not None else None
     facts = _empty("p" if statement.partspec is not None else "r", parent)
+    facts["partitioned_by"] = _divided(statement.partspec)
     if parent in catalog.relations:
         inherited = _own_copy(catalog.relations[parent])
         facts.update({key: inherited[key] for key in ("columns", "key", "constraints")})
@@ -95,6 +96,16 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
         elif nodes.kind(element) == "TableLikeClause":
             _take_over(catalog, facts, element)
     catalog.relations[name] = facts
+    if parent in catalog.relations and statement.partbound.is_default:
+        catalog.relations[parent]["default"] = {"name": name, "empty": True}
+
+
+def _divided(spec: Any) -> dict[str, Any] | None:
+    """What a table is partitioned by, as the facts of a server say it."""
+    if spec is None:
+        return None
+    strategy = nodes.option(spec.strategy).replace("PARTITION_STRATEGY_", "")[:1].lower()
+    return {"strategy": strategy, "columns": [each.name for each in spec.partParams]}
 
 
 def _empty(kind: str, parent: str | None = None) -> dict[str, Any]:
@@ -144,6 +155,7 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         "columns": columns,
         "valid": not node.skip_validation,
         "not_null_of": not_null_of(node),
+        "raw": node.raw_expr,
     }
     if node.indexname:
         made["columns"] = list((catalog.relations.get(quoted("public", node.indexname)) or {}).get("columns") or ())
@@ -225,6 +237,8 @@ def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     if part is not None:
         part["parent"] = _name_of(catalog, facts)
         part["key"] = part["key"] or list(facts["key"])
+        if command.def_.bound.is_default:
+            facts["default"] = {"name": nodes.relation(command.def_.name), "empty": part.get("empty")}
 
 
 def _name_of(catalog: Catalog, facts: dict[str, Any]) -> str:
@@ -235,6 +249,15 @@ def _detach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     part = catalog.relations.get(nodes.relation(command.def_.name))
     if part is not None:
         part["parent"] = None
+    _forget_default(catalog, nodes.relation(command.def_.name))
+
+
+def _forget_default(catalog: Catalog, name: str) -> None:
+    """A default partition that is none any more."""
+    for facts in catalog.relations.values():
+        for key in ("default", "parent_default"):
+            if facts.get(key) and facts[key]["name"] == name:
+                facts[key] = None
 
 
 _COMMANDS: dict[str, Callable[[Catalog, dict[str, Any], Any], None]] = {
@@ -287,6 +310,8 @@ def _drop(catalog: Catalog, statement: Any) -> None:
     held = catalog.types if what in ("OBJECT_TYPE", "OBJECT_DOMAIN") else catalog.relations
     for name in nodes.dropped(statement):
         held.pop(name, None)
+        if what == "OBJECT_TABLE":
+            _forget_default(catalog, name)
 
 
 def _rename(catalog: Catalog, statement: Any) -> None:
@@ -338,6 +363,9 @@ def _move(catalog: Catalog, statement: Any) -> None:
         for key in ("table", "parent"):
             if facts.get(key) == old:
                 facts[key] = new
+        for key in ("default", "parent_default"):
+            if facts.get(key) and facts[key]["name"] == old:
+                facts[key] = {**facts[key], "name": new}
 
 
 def _change_schema(catalog: Catalog, statement: Any) -> None:

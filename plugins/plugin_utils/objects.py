@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, nodes, partitioning
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -327,7 +327,9 @@ def _dropped_table(context: Context, name: str, words: str) -> Part:
         return Part(REPLICAS_FIRST, "does nothing, because {0} does not exist".format(name))
     if name in context.scope.tables and not facts.get("created"):
         raise Misplaced("{0}, which pgml_distributions still lists: take it out there".format(words))
-    return Part(PRIMARY_FIRST, words, joins=True)
+    part = Part(PRIMARY_FIRST, words, joins=True)
+    partitioning.beside_default(context, partitioning.default_of(context, name), part, False)
+    return part
 
 
 def _dropped_index(context: Context, name: str, words: str) -> Part:

@@ -47,7 +47,8 @@ class Part:
     goes: str | None = None
     joins: bool = False
     transactional: bool = True
-    warning: str = ""
+    warnings: list[str] = field(default_factory=list)
+    alone: bool = False
 
 
 @dataclass

@@ -57,6 +57,7 @@ def _place_apart(context: Context, facts: dict[str, Any], part: Part) -> None:
     """A table that this change makes has no rows on their way, and nobody who waits for it."""
     if facts.get("created") and part.order != PRIMARY_ONLY:
         part.consent = part.blocks = None
+        part.warnings = []
         if context.is_apart(facts):
             part.order = REPLICAS_FIRST
         elif part.order == TOGETHER:
@@ -86,9 +87,9 @@ def _merged(context: Context, table: str | None, parts: list[Part]) -> Placed:
     placed.joins = any(part.joins for part in parts)
     placed.transactional = all(part.transactional for part in parts)
     placed.before = [each for part in parts for each in part.before] if order == PRIMARY_FIRST else []
-    placed.warnings = [part.warning for part in parts if part.warning]
+    placed.warnings = [warning for part in parts for warning in part.warnings]
     # A rerun can't tell otherwise which statement of a step it goes before.
-    placed.alone = placed.alone or bool(placed.before)
+    placed.alone = placed.alone or bool(placed.before) or any(part.alone for part in parts)
     if order == TOGETHER:
         placed.replica, placed.pins = pinned(context, table, parts)
     placed.primary = republished(context, table, parts)
@@ -139,6 +140,12 @@ def _parts(context: Context, name: str, facts: dict[str, Any], commands: Iterabl
     return parts
 
 
+_PIECE_BY_PIECE = (
+    "CREATE INDEX .. ON ONLY {0}, then CREATE INDEX CONCURRENTLY on each partition, and ALTER INDEX .. ATTACH PARTITION for "
+    "each of them"
+)
+
+
 def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     node = context.node
     name = nodes.relation(node.relation)
@@ -154,13 +161,19 @@ def _create_index(context: Context) -> tuple[str | None, list[Part]]:
         raise Misplaced("builds an index CONCURRENTLY that has no name: give it one, so that a rerun can find it")
     if node.concurrent and facts and facts.get("kind") == "p":
         raise Misplaced(
-            "builds an index CONCURRENTLY on {0}, which is partitioned, and that PostgreSQL can't do".format(name)
+            "builds an index CONCURRENTLY on {0}, which is partitioned, and that PostgreSQL can't do: {1}".format(
+                name, _PIECE_BY_PIECE.format(name)
+            )
         )
-    if not node.concurrent and not context.is_small(facts):
+    if facts and facts.get("kind") == "p" and not node.relation.inh:
+        part.words = words.replace(" on ", " on only ")
+    elif not node.concurrent and not context.is_small(facts):
         part.blocks = BUILDS
         part.consent = "{0}, which blocks writes until it is built: write CREATE INDEX CONCURRENTLY".format(words)
         if facts and facts.get("kind") == "p":
-            part.consent = "{0}, which blocks writes until it is built on every partition".format(words)
+            part.consent = "{0}, which blocks writes until it is built on every partition: {1}".format(
+                words, _PIECE_BY_PIECE.format(name)
+            )
     return name, [part]
 
 

@@ -70,6 +70,7 @@ FUNCTIONS = {"now": "s", "random": "v", "nextval": "v", "lower": "i", "gen_rando
 def server(done=0, change: Mapping[str, Any] | None = None, without=(), publication=None, other=None, **more: Any):
     relations = {name: facts for name, facts in copy.deepcopy(RELATIONS).items() if name not in without}
     relations.update(copy.deepcopy(dict(change or {})))
+    relations = {name: facts for name, facts in relations.items() if facts is not None}
     return {
         "progress": {"done": done, "total": 9, "begun": False, **more},
         "other": other,
@@ -140,7 +141,7 @@ def refusal(sql: Any, **more: Any) -> str:
         ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES orders NOT VALID", R),
         ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs NOT VALID", P),
         ("ALTER TABLE users ADD CONSTRAINT u UNIQUE USING INDEX users_name", R),
-        ("ALTER TABLE parts ATTACH PARTITION loose FOR VALUES IN (2)", R),
+        ("ALTER TABLE parts ATTACH PARTITION empty FOR VALUES IN (2)", R),
         ("ALTER TABLE parts DETACH PARTITION part_1", R),
         ("ALTER INDEX users_name RENAME TO users_by_name", R),
         ("ALTER TABLE users_name RENAME TO users_by_name", R),
@@ -149,6 +150,7 @@ def refusal(sql: Any, **more: Any) -> str:
         ("ALTER SEQUENCE seq MAXVALUE 10", A),
         ("CREATE INDEX CONCURRENTLY i ON users (lower(name), age) INCLUDE (mood) WHERE id > 1", R),
         ("CREATE INDEX i ON empty (age)", R),
+        ("CREATE INDEX i ON ONLY parts (age)", R),
         ("DROP INDEX users_name", A),
         ("DROP INDEX CONCURRENTLY IF EXISTS users_name", A),
         ("CREATE TABLE new (id int PRIMARY KEY, m mood, d timestamptz DEFAULT now(), s serial)", A),
@@ -223,7 +225,16 @@ def test_what_needs_no_consent_has_its_place(sql, order):
         ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", T, "renames attribute a"),
         ("ALTER DOMAIN dom SET NOT NULL", R, "reads all tables that have it"),
         ("CREATE INDEX ON users (age)", R, "write CREATE INDEX CONCURRENTLY"),
-        ("CREATE INDEX ON parts (age)", R, "until it is built on every partition"),
+        (
+            "CREATE INDEX ON parts (age)",
+            R,
+            "until it is built on every partition: CREATE INDEX .. ON ONLY public.parts, ",
+        ),
+        (
+            "ALTER TABLE parts ATTACH PARTITION loose FOR VALUES IN (2)",
+            R,
+            "reads public.loose while it is locked: first add",
+        ),
     ],
 )
 def test_what_disturbs_needs_consent(sql, order, words):
@@ -277,7 +288,10 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("ALTER TABLE loose RENAME TO lost", "would take it out of distribution shop"),
         ("ALTER TABLE loose RENAME TO orders", "which exists already on prod-db"),
         ("CREATE INDEX CONCURRENTLY ON users (age)", "has no name"),
-        ("CREATE INDEX CONCURRENTLY i ON parts (age)", "which is partitioned"),
+        (
+            "CREATE INDEX CONCURRENTLY i ON parts (age)",
+            "CONCURRENTLY on each partition, and ALTER INDEX .. ATTACH PARTITION",
+        ),
         ("DROP INDEX CONCURRENTLY users_name, users_name", "PostgreSQL drops one at a time"),
         (
             "CREATE TABLE other (id int PRIMARY KEY)",
@@ -544,6 +558,134 @@ def test_an_identity_that_is_an_index_is_not_dropped_lightly():
     assert "by which replication finds rows of public.users" in refusal("DROP INDEX users_name", **sides)
     assert "write it without" in refusal("DROP INDEX CONCURRENTLY users_name", **sides)
     assert orders("DROP INDEX users_name", allow=True, **sides) == [T]
+
+
+RANGE = {"strategy": "r", "columns": ["age"]}
+LIST = {"strategy": "l", "columns": ["age"]}
+
+
+@pytest.mark.parametrize(
+    ("by", "bound", "said", "proven"),
+    [
+        (RANGE, "FROM (30) TO (40)", "age >= 30 AND age < 40", True),
+        (RANGE, "FROM (30) TO (40)", "((age >= '30'::integer) AND (age < 40)) AND (name <> 'x')", True),
+        (RANGE, "FROM (MINVALUE) TO ('2020-01-01')", "age < '2020-01-01'::date", True),
+        (RANGE, "FROM (30) TO (40)", "age >= 30 AND age <= 39", False),
+        (RANGE, "FROM (30) TO (40)", "age >= 30 OR age < 40", False),
+        (RANGE, "FROM (30) TO (40)", "name >= '30' AND name < '40'", False),
+        (LIST, "IN ('a', 'b')", "age = ANY (ARRAY['a'::text, 'b'::text])", True),
+        (LIST, "IN ('a', 'b')", "age IN ('b')", True),
+        (LIST, "IN ('a', 'b')", "age = 'a'", True),
+        (LIST, "IN ('a', 'b')", "age IN ('a', 'c')", False),
+        (LIST, "IN ('a', 'b')", "age <> 'a'", False),
+        ({"strategy": "h", "columns": ["age"]}, "WITH (MODULUS 2, REMAINDER 1)", "age > 1", False),
+        ({"strategy": "r", "columns": [None]}, "FROM (30) TO (40)", "age >= 30 AND age < 40", False),
+        (None, "FROM (30) TO (40)", "age >= 30 AND age < 40", False),
+    ],
+)
+def test_a_check_that_says_the_same_as_the_bounds_saves_reading(by, bound, said, proven):
+    loose = table(constraints={"c": check(f"CHECK (({said}))", "age")})
+    loose["columns"]["age"]["not_null"] = True
+    held = {"public.parts": table(kind="p", partitioned_by=by), "public.loose": loose}
+    sides = {"primary": server(change=held), "replicas": {"ml-1": server(change=held)}}
+    sql = f"ALTER TABLE parts ATTACH PARTITION loose FOR VALUES {bound}"
+    assert plan(sql, allow=True, **sides)["disruptive"] is not proven
+    loose["constraints"]["c"]["valid"] = False
+    sides["primary"] = server(change=held)
+    assert "reads public.loose" in refusal(sql, **sides)
+    loose["constraints"] = {}
+    sides["primary"] = server(change=held)
+    checked = f"ALTER TABLE loose ADD CONSTRAINT c CHECK ({said}) NOT VALID; ALTER TABLE loose VALIDATE CONSTRAINT c;"
+    assert (
+        plan(f"{checked} {sql}; ALTER TABLE parts DETACH PARTITION loose", allow=True, **sides)["disruptive"]
+        is not proven
+    )
+    loose["columns"]["age"]["not_null"] = False
+    sides["primary"] = server(change=held)
+    assert plan(checked + sql, allow=True, **sides)["disruptive"]
+
+
+def test_a_table_that_a_replica_has_by_itself_is_not_attached():
+    sql = "ALTER TABLE parts ATTACH PARTITION empty FOR VALUES IN (5)"
+    apart = {"public.empty": table(distributed=False, empty=False)}
+    replicas = {"ml-1": server(), "ml-2": server(change=apart)}
+    message = refusal(sql, replicas=replicas, allow=True)
+    assert "attaches public.empty, which ml-2 does not receive and has rows of its own in" in message
+    apart["public.empty"]["empty"] = True
+    assert orders(sql, replicas={"ml-1": server(), "ml-2": server(change=apart)}) == [R]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rewrites"),
+    [
+        ("character varying(20)", "varchar(50)", False),
+        ("character varying(20)", "text", False),
+        ("character varying(20)", "varchar", False),
+        ("text", "varchar", False),
+        ("character varying", "text", False),
+        ("character varying(20)", "varchar(10)", True),
+        ("character varying(20)", 'text COLLATE "C"', True),
+        ("character varying(20)", "text USING lower(age)", True),
+        ("character varying(20)[]", "text", True),
+        ("text", "varchar(10)", True),
+        ("character(20)", "text", True),
+    ],
+)
+def test_types_that_only_take_more_rewrite_nothing(old, new, rewrites):
+    held = table()
+    held["columns"]["age"]["type"] = old
+    sides = {"primary": server(change={"public.users": held})}
+    made = plan(f"ALTER TABLE users ALTER age TYPE {new}", allow=True, **sides)
+    view = " ".join(" ".join(made["lines"]).split())
+    assert ("while it is rewritten" in view) is rewrites and ("without rewriting it" in view) is not rewrites
+    held["constraints"]["c"] = check("CHECK (age <> 'x')", "age")
+    read = plan(f"ALTER TABLE users ALTER age TYPE {new}", allow=True, primary=server(change={"public.users": held}))
+    assert ("while it is read" in "\n".join(read["lines"])) is not rewrites
+
+
+def with_default(**more: Any) -> dict[str, Any]:
+    default = {"name": "public.rest", "empty": False}
+    held = {
+        "public.parts": table(kind="p", default=default),
+        "public.part_1": table(parent="public.parts", parent_default=default),
+        "public.rest": table(parent="public.parts", parent_default=default),
+        **more,
+    }
+    sides = server(change=held)
+    return {"primary": sides, "replicas": {"ml-1": sides}}
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("CREATE TABLE x PARTITION OF parts FOR VALUES IN (5)", "locks the default partition public.rest and reads it"),
+        ("ALTER TABLE parts ATTACH PARTITION empty FOR VALUES IN (5)", "default partition public.rest and reads it"),
+        ("ALTER TABLE parts DETACH PARTITION part_1", "public.rest, into which its rows go from then on"),
+        ("DROP TABLE part_1", "public.rest, into which its rows go from then on"),
+    ],
+)
+def test_partitions_beside_a_default_one_come_and_go_together(sql, words):
+    message = refusal(sql, **with_default())
+    assert words in message and "pgml_schema_change_allow_disruptive" in message
+    made = plan(sql, allow=True, **with_default())
+    assert [phase["order"] for phase in made["phases"]] == [T] and made["joins"] and made["gate"]
+    assert "locks default partition public.rest while it" in "\n".join(made["lines"])
+    assert refusal("DROP TABLE part_1", **with_default(**{"public.parts": None}))
+
+
+def test_the_default_partition_itself_is_as_any_other():
+    sides = with_default()
+    assert orders("ALTER TABLE parts DETACH PARTITION rest", **sides) == [R]
+    assert orders("DROP TABLE rest; DROP TABLE part_1", **sides) == [R, R]
+    assert orders("CREATE TABLE x PARTITION OF parts DEFAULT; CREATE TABLE y PARTITION OF parts DEFAULT") == [A, A]
+    sql = "CREATE TABLE x PARTITION OF parts DEFAULT; CREATE TABLE y PARTITION OF parts FOR VALUES IN (5)"
+    assert orders(sql, allow=True) == [A, T]
+    assert orders(sql.replace("y", "z") + "; ALTER TABLE x RENAME TO new; DROP TABLE z", allow=True) == [A, T, R, T]
+    whole = (
+        "CREATE TABLE new (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE d PARTITION OF new DEFAULT;"
+        "CREATE TABLE x PARTITION OF new FOR VALUES IN (5); DROP TABLE x"
+    )
+    assert orders(whole) == [A, A, A, R]
 
 
 # --- a rerun ----------------------------------------------------------------------------------------------------------------
