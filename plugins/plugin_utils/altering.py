@@ -11,6 +11,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     constraining,
     ddl,
     defaults,
+    loosening,
     nodes,
     partitioning,
 )
@@ -181,15 +182,20 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     listed = context.listed(name, facts)
     if listed and column in listed:
         found.goes, found.joins = column, True
-    if column in facts["key"]:
+    there = [each.relations[name] for each in context.replicas if name in each.relations]
+    if any(rows_are_found_by(each, column) for each in [facts, *there]):
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
     _check_replicas(context, name, listed, command)
-    if column not in facts["key"] and any(
-        _rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas
-    ):
-        found.before = [loosened(name, column)]
+    if found.order == PRIMARY_FIRST:
+        found.before = list(dict.fromkeys(text for each in there for text in loosening.statements(name, each, column)))
     return found
+
+
+def rows_are_found_by(facts: dict[str, Any], column: str) -> bool:
+    """Whether a column is in the replica identity or in the primary key, which no row can be without."""
+    keys = [each.get("columns") or () for each in facts["constraints"].values() if each.get("type") == "p"]
+    return column in facts["key"] or any(column in each for each in keys)
 
 
 def _check_replicas(context: Context, name: str, listed: list[str] | None, command: Any) -> None:
@@ -200,18 +206,6 @@ def _check_replicas(context: Context, name: str, listed: list[str] | None, comma
         if columns and command.name not in columns:
             words = "drops column {0} of {1}, which is not on {2}: write IF EXISTS"
             raise Misplaced(words.format(quoted(command.name), name, replica.host))
-
-
-def _rejects_rows_without(facts: dict[str, Any] | None, column: str) -> bool:
-    held = (facts or {}).get("columns", {}).get(column, {})
-    return bool(held.get("not_null")) and not any(held.get(key) for key in ("has_default", "generated", "identity"))
-
-
-def loosened(name: str, column: str) -> str:
-    """The statement that lets rows come without *column*."""
-    tree = ddl.parsed("ALTER TABLE {0} ALTER COLUMN c DROP NOT NULL".format(ddl.exact(name)))
-    tree.cmds[0].name = column
-    return ddl.printed(tree)
 
 
 def _neutral(template: str) -> Callable[[Context, str, dict[str, Any], Any], Part]:

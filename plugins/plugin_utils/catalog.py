@@ -190,6 +190,9 @@ def _add_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     if definition.colname not in facts["columns"]:
         facts["columns"][definition.colname] = column(definition.colname, definition)
         _add_inline(facts, definition)
+        held = catalog.types.get(nodes.type_name(definition.typeName)) if definition.typeName else None
+        if held is not None and facts.get("distributed") and not facts.get("parent"):
+            held["tables"] = sorted({*(held.get("tables") or ()), _name_of(catalog, facts)})
 
 
 def _drop_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
@@ -312,6 +315,8 @@ def _drop(catalog: Catalog, statement: Any) -> None:
         held.pop(name, None)
         if what == "OBJECT_TABLE":
             _forget_default(catalog, name)
+            for facts in catalog.types.values():
+                facts["tables"] = [each for each in facts.get("tables") or () if each != name]
 
 
 def _rename(catalog: Catalog, statement: Any) -> None:
@@ -359,6 +364,8 @@ def _move(catalog: Catalog, statement: Any) -> None:
     if not new or old not in catalog.relations:
         return
     catalog.relations[new] = catalog.relations.pop(old)
+    for each in catalog.types.values():
+        each["tables"] = sorted(new if name == old else name for name in each.get("tables") or ())
     for facts in catalog.relations.values():
         for key in ("table", "parent"):
             if facts.get(key) == old:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, nodes, partitioning
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
@@ -113,12 +113,23 @@ def _type(context: Context, name: str) -> dict[str, Any]:
     return facts
 
 
-def _changed_type(context: Context, name: str, words: str, because: str) -> Part:
-    """What changes the type's name or labels in one stroke on all servers."""
+def _changed_type(context: Context, name: str, words: str, because: str, values: bool = True) -> Part:
+    """What changes the type's name, or its values, in one stroke on all servers."""
     facts = _type(context, name)
     if facts.get("created"):
         return Part(REPLICAS_FIRST, words)
-    return Part(TOGETHER, words, consent="{0}, {1}".format(words, because))
+    part = Part(TOGETHER, words, consent="{0}, {1}".format(words, because))
+    if values:
+        _wait_for_writers(context, name, part)
+    return part
+
+
+def _wait_for_writers(context: Context, name: str, part: Part) -> None:
+    """Values of before must not be committed after the change: the replicas would be sent what they don't take any more."""
+    part.locks = context.primary.types.get(name, {}).get("tables") or ()
+    if part.locks:
+        part.alone = True
+        part.warnings.append("lets no rows be written to {0} meanwhile".format(enumerate_names(part.locks)))
 
 
 def alter_enum(context: Context) -> list[Part]:
@@ -159,14 +170,15 @@ def rename_type(context: Context) -> list[Part]:
         _type(context, name)
         words = "renames constraint {0} of domain {1} to {2}".format(quoted(node.subname), name, quoted(node.newname))
         return [Part(PRIMARY_FIRST, words)]
-    return [_changed_type(context, name, words, "so that the old name fails from then on")]
+    values = what == "OBJECT_ATTRIBUTE"
+    return [_changed_type(context, name, words, "so that the old name fails from then on", values)]
 
 
 def move_type(context: Context) -> list[Part]:
     """A type's schema."""
     name = nodes.of_strings(context.node.object)
     words = "moves type {0} to schema {1}".format(name, quoted(context.node.newschema))
-    return [_changed_type(context, name, words, "so that the old name fails from then on")]
+    return [_changed_type(context, name, words, "so that the old name fails from then on", False)]
 
 
 def alter_domain(context: Context) -> list[Part]:
@@ -188,6 +200,8 @@ def alter_domain(context: Context) -> list[Part]:
         "V": "validates constraint {0}".format(quoted(node.name or "")),
     }
     part = Part(PRIMARY_FIRST, "{0} on domain {1}".format(what[node.subtype], name))
+    if node.subtype in ("O", "C"):
+        _wait_for_writers(context, name, part)
     scans = node.subtype == "O" or node.subtype == "C" and not node.def_.skip_validation
     if scans and facts.get("distributed"):
         part.blocks = READS

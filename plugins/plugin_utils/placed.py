@@ -48,6 +48,8 @@ class Part:
     joins: bool = False
     transactional: bool = True
     warnings: list[str] = field(default_factory=list)
+    locks: Sequence[str] = ()
+    """The tables that the primary locks against writers before it"""
     alone: bool = False
 
 

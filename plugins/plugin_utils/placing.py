@@ -26,7 +26,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
     Part,
     Placed,
 )
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.replica_text import pinned, republished
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.replica_text import locking, pinned, republished
 
 
 def place(context: Context) -> Placed:
@@ -92,7 +92,7 @@ def _merged(context: Context, table: str | None, parts: list[Part]) -> Placed:
     placed.alone = placed.alone or bool(placed.before) or any(part.alone for part in parts)
     if order == TOGETHER:
         placed.replica, placed.pins = pinned(context, table, parts)
-    placed.primary = republished(context, table, parts)
+    placed.primary = locking(parts) + republished(context, table, parts)
     return placed
 
 

@@ -460,6 +460,112 @@ def test_a_column_is_loosened_where_rows_come_without_it():
     )
 
 
+def unique_index(*columns: str, **more: Any) -> dict[str, Any]:
+    found = {"key": list(columns), "columns": list(columns), "unique": True, "primary": False, "identity": False}
+    return {**found, **more}
+
+
+def test_what_forbids_rows_without_a_column_goes_on_the_replicas_before():
+    """Also what only a replica has; a column by which a replica finds rows goes on all servers at once."""
+    strict = table("age", "other")
+    strict["columns"]["age"].update(has_default=True, not_null=True)
+    strict["constraints"].update(
+        Ours=check("CHECK (age IS NOT NULL)", "age"),
+        k=check("CHECK (other > 'a')", "other"),
+        f={"type": "f", "columns": ["age"], "expression": "", "valid": True},
+        u={"type": "u", "columns": ["id", "age"], "expression": "", "valid": True},
+        x={"type": "x", "columns": [], "expression": "EXCLUDE USING gist (f(age) WITH =)", "valid": True},
+    )
+    strict["indexes"] = {
+        "u": unique_index("id", "age"),
+        "by age": unique_index("id", columns=["id", "age"]),
+        "x": unique_index(columns=["age"], unique=False),
+        "slow": unique_index("age", unique=False),
+        "other": unique_index("other"),
+    }
+    strict["within"] = [
+        {"table": "stock.part", "name": "by_age", "type": "i", "columns": ["age"]},
+        {"table": "stock.part", "name": "c", "type": "c", "columns": ["age"]},
+        {"table": "stock.part", "name": "o", "type": "c", "columns": ["other"]},
+    ]
+    held = {"public.users": strict}
+    (phase,) = plan("ALTER TABLE users DROP age", replicas={"m": server(), "n": server(change=held)})["phases"]
+    assert phase["order"] == R and phase["before"] == [
+        'ALTER TABLE public.users DROP CONSTRAINT IF EXISTS "Ours"',
+        "ALTER TABLE public.users DROP CONSTRAINT IF EXISTS u",
+        "ALTER TABLE public.users DROP CONSTRAINT IF EXISTS x",
+        'DROP INDEX IF EXISTS public."by age"',
+        "DROP INDEX IF EXISTS stock.by_age",
+        "ALTER TABLE stock.part DROP CONSTRAINT IF EXISTS c",
+    ]
+    strict["key"] = ["age"]
+    sides: dict[str, Any] = {"replicas": {"m": server(), "n": server(change=held)}}
+    assert "by which replication finds rows" in refusal("ALTER TABLE users DROP age", **sides)
+    (phase,) = plan("ALTER TABLE users DROP age", allow=True, **sides)["phases"]
+    assert (phase["order"], phase["before"]) == (T, [])
+    strict["key"], strict["constraints"]["pk"]["columns"] = ["id"], ["age"]
+    assert orders("ALTER TABLE users DROP age", allow=True, replicas={"n": server(change=held)}) == [T]
+
+
+TYPED = {
+    "public.mood": {"kind": "e", "distributed": True, "tables": ["public.users", 'stock."Bin Ü"']},
+    "public.dom": {"kind": "d", "distributed": True, "tables": ["public.orders"]},
+    "public.apart": {"kind": "e", "distributed": False, "tables": []},
+}
+
+
+def typed() -> dict[str, Any]:
+    made = server()
+    made["facts"]["types"] = copy.deepcopy(TYPED)
+    return made
+
+
+LOCK = 'LOCK TABLE public.users, stock."Bin Ü" IN SHARE ROW EXCLUSIVE MODE'
+
+
+@pytest.mark.parametrize(
+    ("sql", "lock"),
+    [
+        ("ALTER TYPE mood RENAME VALUE 'a' TO 'b'", LOCK),
+        ("ALTER TYPE mood ADD ATTRIBUTE a int", LOCK),
+        ("ALTER TYPE mood DROP ATTRIBUTE a", LOCK),
+        ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", LOCK),
+        ("ALTER DOMAIN dom SET NOT NULL", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
+        ("ALTER DOMAIN dom DROP NOT NULL", None),
+        ("ALTER DOMAIN dom RENAME CONSTRAINT a TO b", None),
+        ("ALTER TYPE mood ADD VALUE 'x'", None),
+        ("ALTER TYPE apart RENAME VALUE 'a' TO 'b'", None),
+    ],
+)
+def test_who_writes_old_values_of_a_type_is_waited_for(sql, lock):
+    """Changing a type locks no table: without that, a value of before could be committed after the mark in the stream."""
+    made = plan(sql, primary=typed(), replicas={"ml-1": typed()}, allow=True)
+    (phase,) = made["phases"]
+    assert phase["primary"][0]["sql"] == (f"{lock};\n{sql}" if lock else sql)
+    assert phase["replicas"][0]["sql"] == sql
+    assert (
+        ("LOCK TABLE" in "\n".join(made["lines"]))
+        is ("lets no rows be written" in "\n".join(made["lines"]))
+        is bool(lock)
+    )
+
+
+def test_the_tables_of_a_type_are_known_by_what_they_are_called_then():
+    sql = (
+        "ALTER TABLE loose ADD x mood[]; ALTER TABLE loose RENAME TO new; ALTER TYPE mood RENAME TO m;"
+        "ALTER TYPE m RENAME VALUE 'a' TO 'b'; ALTER TYPE m RENAME VALUE 'b' TO 'c'"
+    )
+    made = plan(sql, primary=typed(), replicas={"ml-1": typed()}, allow=True)
+    lock = LOCK.replace("public.users", "public.new, public.users")
+    assert [phase["last"] for phase in made["phases"]] == [1, 3, 4, 5]
+    assert made["phases"][2]["primary"][0]["sql"].split(";\n")[0] == lock
+    gone = plan(
+        "DROP TABLE loose; " + sql[sql.index("ALTER TYPE") :], primary=typed(), replicas={"ml-1": typed()}, allow=True
+    )
+    assert gone["phases"][2]["primary"][0]["sql"].split(";\n")[0] == LOCK
+
+
 LISTED = {"name": "shop", "tables": [{"name": "users", "columns": ["id", "name", "new"], "where": "id > 0"}]}
 
 
