@@ -231,6 +231,8 @@ def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any
         quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
     )
     found = Part(TOGETHER, words, columns=[command.name])
+    if definition.raw_default is not None and not context.is_small(facts):
+        _judge_expression(context, name, facts, command, definition.raw_default, nodes.type_name(definition.typeName))
     if _takes_only_more(facts["columns"].get(command.name, {}).get("type"), definition):
         found.words += ", without rewriting it"
         found.consent = "{0}, which locks the table for a moment".format(found.words)
@@ -240,6 +242,26 @@ def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any
         found.blocks = REWRITES
     found.blocks = None if context.is_small(facts) else found.blocks
     return found
+
+
+def _judge_expression(
+    context: Context, name: str, facts: dict[str, Any], command: Any, expression: Any, type_name: str
+) -> None:
+    """Refuse what gives the rows that are there other values on each server."""
+    listed = context.listed(name, facts)
+    if listed is not None and command.name not in listed:
+        return
+    words = "gives column {0} the value {1}, which {2}"
+    why = (
+        "each server would compute on its own for the rows that are there: add a column instead, fill it with UPDATE in "
+        "batches on the primary, then drop the old one and rename the new one"
+    )
+    try:
+        if not defaults.differs(expression, type_name, context.primary.functions):
+            return
+    except defaults.NotJudged as problem:
+        why = str(problem)
+    raise Misplaced(words.format(quoted(command.name), _text(expression), why))
 
 
 def _takes_only_more(old: Any, definition: Any) -> bool:
@@ -265,6 +287,7 @@ def _expression(context: Context, name: str, facts: dict[str, Any], command: Any
     sets = nodes.option(command.subtype) == "AT_SetExpression"
     words = "{0} the expression of column {1} of {2}".format("sets" if sets else "drops", quoted(command.name), name)
     if sets:
+        _judge_expression(context, name, facts, command, command.def_, "")
         consent = "{0}, which rewrites the table while it is locked".format(words)
         return Part(TOGETHER, words, consent=consent, blocks=REWRITES, columns=[command.name])
     consent = "{0}, whose values the primary sends from then on".format(words)

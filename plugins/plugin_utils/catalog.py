@@ -159,7 +159,13 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
     }
     if node.indexname:
         made["columns"] = list((catalog.relations.get(quoted("public", node.indexname)) or {}).get("columns") or ())
-    facts["constraints"][node.conname or "?{0}".format(len(facts["constraints"]))] = made
+    made_as = node.conname or "?{0}".format(len(facts["constraints"]))
+    facts["constraints"][made_as] = made
+    if letter in ("p", "u", "x"):
+        held = _indexes(facts).pop(node.indexname, {}) if node.indexname else {}
+        _indexes(facts)[made_as] = {"key": columns, "columns": columns, "unique": letter != "x", **held}
+        if node.indexname and facts.get("identity_index") == node.indexname:
+            facts["identity_index"] = made_as
     if letter == "p":
         facts["key"] = made["columns"] or ["?"]
         for name in made["columns"]:
@@ -200,6 +206,11 @@ def _drop_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     gone = [name for name, each in facts["constraints"].items() if command.name in (each.get("columns") or ())]
     for name in gone:
         del facts["constraints"][name]
+    facts["indexes"] = {
+        name: each
+        for name, each in _indexes(facts).items()
+        if name not in gone and command.name not in (each.get("columns") or ())
+    }
     if facts.get("listed"):
         facts["listed"] = [each for each in facts["listed"] if each != command.name]
 
@@ -226,13 +237,33 @@ def _validate(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
 
 def _drop_constraint(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     gone = facts["constraints"].pop(command.name, {})
+    _indexes(facts).pop(command.name, None)
     if gone.get("type") == "p":
         facts["key"] = []
 
 
+def _indexes(facts: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = facts.setdefault("indexes", {})
+    return found
+
+
+def finds_rows(facts: Mapping[str, Any]) -> bool:
+    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published."""
+    identity = facts.get("identity", "d")
+    if identity == "i":
+        return facts.get("identity_index") in (facts.get("indexes") or {})
+    keys = [each for each in facts["constraints"].values() if each.get("type") == "p"]
+    return bool(identity == "f" or identity == "d" and keys)
+
+
 def _replica_identity(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
+    facts["identity"] = command.def_.identity_type
+    facts["identity_index"] = command.def_.name
     if command.def_.identity_type in ("f", "i"):
         facts["key"] = ["?"]
+    elif command.def_.identity_type == "d":
+        keys = [each for each in facts["constraints"].values() if each.get("type") == "p"]
+        facts["key"] = list(keys[0].get("columns") or ["?"]) if keys else []
 
 
 def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
@@ -295,6 +326,8 @@ def _create_index(catalog: Catalog, statement: Any) -> None:
     facts["columns"] = {each.name: {} for each in statement.indexParams or () if each.name}
     facts["created"] = bool(owner.get("created"))
     catalog.relations[name] = facts
+    columns = list(facts["columns"])
+    owner.setdefault("indexes", {})[statement.idxname] = {"key": columns, "columns": columns, "unique": facts["unique"]}
 
 
 def _create_sequence(catalog: Catalog, statement: Any) -> None:
@@ -312,7 +345,9 @@ def _drop(catalog: Catalog, statement: Any) -> None:
     what = nodes.option(statement.removeType)
     held = catalog.types if what in ("OBJECT_TYPE", "OBJECT_DOMAIN") else catalog.relations
     for name in nodes.dropped(statement):
-        held.pop(name, None)
+        gone = held.pop(name, None)
+        if what == "OBJECT_INDEX" and gone:
+            _indexes(catalog.relations.get(str(gone.get("table")), {})).pop(names.parsed(name)[1], None)
         if what == "OBJECT_TABLE":
             _forget_default(catalog, name)
             for facts in catalog.types.values():
@@ -335,8 +370,20 @@ def _rename(catalog: Catalog, statement: Any) -> None:
         _rename_column(facts, statement.subname, statement.newname)
     elif what == "OBJECT_TABCONSTRAINT" and statement.subname in facts["constraints"]:
         facts["constraints"][statement.newname] = facts["constraints"].pop(statement.subname)
+        _rename_index(facts, statement.subname, statement.newname)
     else:
+        if facts.get("kind") in ("i", "I"):
+            owner = catalog.relations.get(str(facts.get("table")), {})
+            _rename_index(owner, statement.relation.relname, statement.newname)
         _move(catalog, statement)
+
+
+def _rename_index(facts: dict[str, Any], old: str, new: str) -> None:
+    indexes = _indexes(facts)
+    if old in indexes:
+        indexes[new] = indexes.pop(old)
+    if facts.get("identity_index") == old:
+        facts["identity_index"] = new
 
 
 def _rename_column(facts: dict[str, Any], old: str, new: str) -> None:

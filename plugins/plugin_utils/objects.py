@@ -6,7 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, nodes, partitioning
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    altering,
+    elsewhere,
+    names,
+    nodes,
+    partitioning,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -200,15 +206,17 @@ def alter_domain(context: Context) -> list[Part]:
         "V": "validates constraint {0}".format(quoted(node.name or "")),
     }
     part = Part(PRIMARY_FIRST, "{0} on domain {1}".format(what[node.subtype], name))
+    if node.subtype == "C" and node.def_.skip_validation and facts.get("distributed"):
+        raise Misplaced(
+            "{0} NOT VALID, and a row that was there before and does not keep it would stop the replicas when it is updated: "
+            "mend such rows, and write it without NOT VALID".format(part.words)
+        )
     if node.subtype in ("O", "C"):
         _wait_for_writers(context, name, part)
     scans = node.subtype == "O" or node.subtype == "C" and not node.def_.skip_validation
     if scans and facts.get("distributed"):
         part.blocks = READS
-        advice = "" if node.subtype == "O" else ": add it NOT VALID, then VALIDATE CONSTRAINT"
-        part.consent = "{0}, which reads all tables that have it while writes to them wait{1}".format(
-            part.words, advice
-        )
+        part.consent = "{0}, which reads all tables that have it while writes to them wait".format(part.words)
     return [part]
 
 
@@ -311,6 +319,8 @@ def drop(context: Context) -> tuple[str | None, list[Part]]:
             parts.append(_dropped(context, what, name))
         except Misplaced as problem:
             problems.append(str(problem))
+    if node.concurrent and not problems:
+        elsewhere.refuse_unreadable(context.statement.text, nodes.dropped(node)[0], None)
     if node.concurrent and len(parts) + len(problems) > 1:
         problems.append(
             "drops several indexes CONCURRENTLY, and PostgreSQL drops one at a time: write a statement for each"
@@ -332,6 +342,8 @@ def _dropped(context: Context, what: str, name: str) -> Part:
         if name in context.base.types or not context.node.missing_ok:
             _type(context, name)
         return Part(PRIMARY_FIRST, words)
+    if what == "OBJECT_SCHEMA" and context.scope.lists_schema(names.parsed(name)[1]):
+        raise Misplaced("{0}, which pgml_distributions still lists: take it out there".format(words))
     return Part(PRIMARY_FIRST, words)
 
 
@@ -358,8 +370,7 @@ def _dropped_index(context: Context, name: str, words: str) -> Part:
             "{0}, which is on {1}, which is not in distribution {2}".format(words, table, context.scope.name)
         )
     owner = context.base.relations.get(table, {})
-    primary_key = any(each.get("type") == "p" for each in owner.get("constraints", {}).values())
-    finds = facts.get("unique") and owner.get("key") and set(owner["key"]) == set(facts["columns"]) and not primary_key
+    finds = owner.get("identity") == "i" and owner.get("identity_index") == names.parsed(name)[1]
     if finds and part.order != PRIMARY_ONLY:
         if context.node.concurrent:
             raise Misplaced(

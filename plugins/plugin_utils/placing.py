@@ -10,6 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
     constraining,
     creating,
+    elsewhere,
     names,
     nodes,
     objects,
@@ -36,6 +37,8 @@ def place(context: Context) -> Placed:
         raise Misplaced(objects.refusal(context.node))
     table, parts = handler(context)
     facts = context.base.relations.get(table or "", {})
+    if context.base is context.primary:
+        elsewhere.refuse_shared(context)
     for part in parts:
         _place_by_columns(context, table, facts, part)
         _place_apart(context, facts, part)
@@ -159,6 +162,8 @@ def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     part.columns = [each.name for each in elements if each.name] + nodes.columns(*expressions)
     if node.concurrent and not node.idxname:
         raise Misplaced("builds an index CONCURRENTLY that has no name: give it one, so that a rerun can find it")
+    if node.concurrent:
+        elsewhere.refuse_unreadable(context.statement.text, quoted("public", node.idxname), name)
     if node.concurrent and facts and facts.get("kind") == "p":
         raise Misplaced(
             "builds an index CONCURRENTLY on {0}, which is partitioned, and that PostgreSQL can't do: {1}".format(

@@ -170,7 +170,6 @@ def refusal(sql: Any, **more: Any) -> str:
         ("CREATE EXTENSION IF NOT EXISTS citext", A),
         ("ALTER TYPE mood ADD VALUE IF NOT EXISTS 'fine' BEFORE 'bad'", A),
         ("ALTER DOMAIN dom DROP NOT NULL", A),
-        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", R),
         ("ALTER DOMAIN dom VALIDATE CONSTRAINT c", R),
         ("DROP TYPE mood", R),
         ("DROP DOMAIN IF EXISTS nothing", R),
@@ -193,7 +192,6 @@ def test_what_needs_no_consent_has_its_place(sql, order):
             A,
             "reads the whole table while it is locked: add the column first",
         ),
-        ("ALTER TABLE users DROP COLUMN id", T, "by which replication finds rows"),
         ("ALTER TABLE users ALTER age SET NOT NULL", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
         ("ALTER TABLE users ADD NOT NULL age", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
         ("ALTER TABLE users ADD CHECK (age > 0)", R, "add it NOT VALID, then VALIDATE CONSTRAINT"),
@@ -201,12 +199,14 @@ def test_what_needs_no_consent_has_its_place(sql, order):
         ("ALTER TABLE users ADD UNIQUE (age)", R, "CREATE UNIQUE INDEX CONCURRENTLY, then add it USING INDEX"),
         ("ALTER TABLE users ADD EXCLUDE USING gist (age WITH =)", R, "locks the table while its index is built"),
         ("ALTER TABLE users ADD PRIMARY KEY (age)", T, "by which replication finds rows"),
-        ("ALTER TABLE users DROP CONSTRAINT pk", T, "drops primary key pk"),
         (
             "ALTER TABLE users ALTER age TYPE bigint USING age::bigint",
             T,
             "to bigint, which locks the table and may rewrite it",
         ),
+        ("ALTER TABLE users ALTER age TYPE timestamptz USING date_trunc('day', age::timestamptz)", T, "may rewrite it"),
+        ("ALTER TABLE users ALTER age TYPE text USING lower(age) || 'now'", T, "may rewrite it"),
+        ("ALTER TABLE users ALTER age SET EXPRESSION AS (lower(name))", T, "rewrites the table"),
         ("ALTER TABLE users REPLICA IDENTITY FULL", T, "by which replication finds rows"),
         ("ALTER TABLE users ADD x int, DROP COLUMN age", T, "write them as statements of their own"),
         (
@@ -224,6 +224,7 @@ def test_what_needs_no_consent_has_its_place(sql, order):
         ("ALTER TYPE mood ADD ATTRIBUTE a int", T, "values have another form"),
         ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", T, "renames attribute a"),
         ("ALTER DOMAIN dom SET NOT NULL", R, "reads all tables that have it"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a')", R, "reads all tables that have it"),
         ("CREATE INDEX ON users (age)", R, "write CREATE INDEX CONCURRENTLY"),
         (
             "CREATE INDEX ON parts (age)",
@@ -292,6 +293,9 @@ def test_what_disturbs_needs_consent(sql, order, words):
             "CREATE INDEX CONCURRENTLY i ON parts (age)",
             "CONCURRENTLY on each partition, and ALTER INDEX .. ATTACH PARTITION",
         ),
+        ('CREATE INDEX CONCURRENTLY U&"\\0061" ON users (age)', "is named in a way that a rerun could not read"),
+        ('DROP INDEX CONCURRENTLY U&"users\\005fname"', "is named in a way that a rerun could not read"),
+        ("DROP SCHEMA s, stock", "drops schema stock, which pgml_distributions still lists: take it out there"),
         ("DROP INDEX CONCURRENTLY users_name, users_name", "PostgreSQL drops one at a time"),
         (
             "CREATE TABLE other (id int PRIMARY KEY)",
@@ -316,6 +320,22 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("DROP VIEW v", "drops a view"),
         ("CREATE SCHEMA s CREATE TABLE t (id int)", "write these as statements of their own"),
         ("CREATE TYPE mood AS ENUM ()", "creates type public.mood, which exists already on prod-db"),
+        ("ALTER TABLE users ALTER age TYPE int USING random()", "which each server would compute on its own"),
+        (
+            "ALTER TABLE users ALTER age TYPE int USING (age || random())::int",
+            "which each server would compute on its own",
+        ),
+        ("ALTER TABLE users ALTER age TYPE timestamptz USING now()", "which each server would compute on its own"),
+        (
+            "ALTER TABLE users ALTER age TYPE date USING coalesce(age::date, CURRENT_DATE)",
+            "which each server would compute",
+        ),
+        ("ALTER TABLE users ALTER age TYPE date USING coalesce(age::date, 'today')", "which each server would compute"),
+        ("ALTER TABLE users ALTER age TYPE text USING current_user", "which each server would compute on its own"),
+        ("ALTER TABLE users ALTER age TYPE text USING (SELECT 'a')", "which each server would compute on its own"),
+        ("ALTER TABLE users ALTER age TYPE text USING nothing(age)", "calls nothing(), which is not on the primary"),
+        ("ALTER TABLE users ALTER age SET EXPRESSION AS (random())", "which each server would compute on its own"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", "would stop the replicas when it is updated: mend"),
         ("ALTER TYPE nothing ADD VALUE 'a'", "is about type public.nothing, which does not exist on prod-db"),
         ("ALTER SEQUENCE seq RESTART", "sets where sequence public.seq stands"),
         ("COMMENT ON TABLE users IS 'x'", "a comment"),
@@ -531,7 +551,7 @@ LOCK = 'LOCK TABLE public.users, stock."Bin Ü" IN SHARE ROW EXCLUSIVE MODE'
         ("ALTER TYPE mood DROP ATTRIBUTE a", LOCK),
         ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", LOCK),
         ("ALTER DOMAIN dom SET NOT NULL", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
-        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a')", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
         ("ALTER DOMAIN dom DROP NOT NULL", None),
         ("ALTER DOMAIN dom RENAME CONSTRAINT a TO b", None),
         ("ALTER TYPE mood ADD VALUE 'x'", None),
@@ -651,19 +671,120 @@ def test_partitions_of_a_table_that_is_published_by_its_root_stay():
         assert "published by its root" in refusal(sql, primary=by_root)
 
 
+def test_a_constraint_is_named_as_people_do():
+    views = {
+        "ADD UNIQUE (age)": "adds a unique constraint to public.users",
+        "ADD CONSTRAINT u UNIQUE (age)": "adds unique constraint u to public.users",
+        "ADD CONSTRAINT x EXCLUDE USING gist (age WITH =)": "adds exclusion constraint x to public.users",
+        "ADD EXCLUDE USING gist (age WITH =)": "adds an exclusion constraint to public.users",
+        "ADD CHECK (age > 1)": "adds a constraint to public.users",
+    }
+    for sql, words in views.items():
+        assert plan(f"ALTER TABLE users {sql}", allow=True)["phases"][0]["why"] == words
+
+
 def test_rows_that_nobody_updates_need_no_key():
     inserts = server(publication={"publish": ["insert"]})
     assert orders("CREATE TABLE new (id int)", primary=inserts) == [A]
     assert orders("CREATE TABLE anything (id int PRIMARY KEY)", listed={"name": "shop"}) == [A]
 
 
-def test_an_identity_that_is_an_index_is_not_dropped_lightly():
-    held = table(constraints={}, key=["name"])
+ELSEWHERE = {"public.users": table(publications=["pgml_other"])}
+
+
+@pytest.mark.parametrize(
+    ("sql", "refused"),
+    [
+        ("ALTER TABLE users ADD x int", True),
+        ("ALTER TABLE users DROP age", True),
+        ("ALTER TABLE users ALTER age DROP NOT NULL", True),
+        ("ALTER TABLE users RENAME age TO years", True),
+        ("ALTER TABLE users REPLICA IDENTITY FULL", True),
+        ("DROP TABLE users", True),
+        ("ALTER TYPE mood ADD VALUE 'x'", True),
+        ("ALTER DOMAIN dom DROP NOT NULL", True),
+        ("CREATE TABLE stock.x (id int PRIMARY KEY)", True),
+        ("CREATE TABLE x PARTITION OF parts FOR VALUES IN (5)", True),
+        ("ALTER TABLE users ALTER age SET DEFAULT 5", False),
+        ("ALTER TABLE users ADD CHECK (age > 1) NOT VALID", False),
+        ("CREATE INDEX CONCURRENTLY i ON users (age)", False),
+        ("DROP INDEX users_name", False),
+    ],
+)
+def test_a_table_that_others_publish_too_is_left_as_it_is(sql, refused):
+    held = {**ELSEWHERE, "public.parts": table(kind="p", publications=["pgml_other"])}
+    primary = server(change=held, publication={"others": {"all_tables": [], "schemas": {"stock": ["pgml_other"]}}})
+    for name, each in primary["facts"]["types"].items():
+        each["publications"] = ["pgml_other"] if name in TYPES else []
+    options: dict[str, Any] = {"listed": {**SHOP, "tables": SHOP["tables"][1:]}, "primary": primary, "allow": True}
+    if refused:
+        assert "also published by pgml_other, whose subscribers would stop" in refusal(sql, **options)
+    else:
+        assert plan(sql, **options)
+    assert plan(sql, **{**options, "primary": server()})
+
+
+def test_the_gate_is_not_for_subscribers_of_others():
+    whole = server(publication={"others": {"all_tables": ["everything"], "schemas": {}}})
+    sql = "ALTER TABLE users RENAME age TO years"
+    assert "publication everything is for all tables" in refusal(sql, primary=whole, allow=True)
+    assert "also published by everything" in refusal("CREATE TABLE new (id int PRIMARY KEY)", primary=whole)
+    assert orders("CREATE INDEX CONCURRENTLY i ON users (age)", primary=whole) == [R]
+
+
+def by_index() -> dict[str, Any]:
+    held = table(key=["name"], identity="i", identity_index="users_name")
+    held["indexes"] = {"users_name": unique_index("name", identity=True), "pk": unique_index("id", primary=True)}
+    held["constraints"]["users_name"] = {"type": "u", "columns": ["name"], "expression": "", "valid": True}
     facts = {"public.users": held, "public.users_name": index("public.users", "name", unique=True)}
-    sides = {"primary": server(change=facts), "replicas": {"ml-1": server(change=facts)}}
-    assert "by which replication finds rows of public.users" in refusal("DROP INDEX users_name", **sides)
+    return {"primary": server(change=facts), "replicas": {"ml-1": server(change=facts)}}
+
+
+BACK = "; ALTER TABLE users REPLICA IDENTITY DEFAULT"
+
+
+def test_an_index_that_finds_rows_is_not_dropped_lightly():
+    """Also where there is a primary key, which is not what finds them."""
+    sides = by_index()
+    assert "by which replication finds rows of public.users" in refusal("DROP INDEX users_name" + BACK, **sides)
     assert "write it without" in refusal("DROP INDEX CONCURRENTLY users_name", **sides)
-    assert orders("DROP INDEX users_name", allow=True, **sides) == [T]
+    assert "drops unique constraint users_name" in refusal(
+        "ALTER TABLE users DROP CONSTRAINT users_name" + BACK, **sides
+    )
+    for sql in ("DROP INDEX users_name", "ALTER TABLE users DROP CONSTRAINT users_name"):
+        assert orders(sql + BACK, allow=True, **sides) == [T, T]
+        assert orders(BACK[2:] + "; " + sql, allow=True, **sides) == [T, A]
+    assert orders("ALTER TABLE users DROP CONSTRAINT pk", allow=True, **sides) == [T]
+    assert orders("DROP INDEX users_name") == [A]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kept"),
+    [
+        ("ALTER TABLE users DROP CONSTRAINT pk", "ALTER TABLE users ADD PRIMARY KEY (name)"),
+        ("ALTER TABLE users DROP id", "ALTER TABLE users REPLICA IDENTITY FULL"),
+        ("ALTER TABLE loose DROP id; ALTER TABLE loose RENAME TO new", "ALTER TABLE new ADD PRIMARY KEY (name)"),
+        ("ALTER TABLE users DROP CONSTRAINT pk", "CREATE UNIQUE INDEX CONCURRENTLY i ON users (name);"
+         "ALTER TABLE users ADD CONSTRAINT j UNIQUE USING INDEX i; ALTER TABLE users REPLICA IDENTITY USING INDEX j"),
+    ],
+)  # fmt: skip
+def test_no_table_is_left_without_what_finds_its_rows(sql, kept):
+    message = refusal(sql, allow=True)
+    assert "would have no replica identity afterwards, so that UPDATE and DELETE fail on the primary" in message
+    assert plan(f"{sql}; {kept}", allow=True)
+    inserts = server(publication={"publish": ["insert"]})
+    assert plan(sql, primary=inserts, allow=True)
+    without = {"public.users": table(constraints={}, key=[]), "public.loose": table(constraints={}, key=[])}
+    assert plan("ALTER TABLE users DROP name", primary=server(change=without))
+
+
+@pytest.mark.parametrize(
+    "sql", ["DROP INDEX users_name", "ALTER TABLE users DROP name", "ALTER TABLE users DROP CONSTRAINT users_name"]
+)
+def test_no_identity_is_dropped_with_its_index(sql):
+    assert "would have no replica identity afterwards" in refusal(sql, allow=True, **by_index())
+    lost = "ALTER TABLE users REPLICA IDENTITY DEFAULT; ALTER TABLE users DROP CONSTRAINT pk"
+    assert "would have no replica identity afterwards" in refusal(lost, allow=True, **by_index())
 
 
 RANGE = {"strategy": "r", "columns": ["age"]}
@@ -813,7 +934,7 @@ def test_what_is_done_everywhere_is_left_out():
 
 def test_a_rerun_places_a_statement_as_the_first_run_did():
     """Where the primary has run it, by what the replicas still hold."""
-    sql = "ALTER TABLE users DROP id; ALTER TABLE users DROP age"
+    sql = "ALTER TABLE users DROP id; ALTER TABLE users DROP age; ALTER TABLE users REPLICA IDENTITY FULL"
     gone = table()
     del gone["columns"]["id"]
     gone["key"] = []
@@ -821,8 +942,9 @@ def test_a_rerun_places_a_statement_as_the_first_run_did():
         sql,
         primary=server(1, {"public.users": gone}),
         replicas={"ml-1": server(), "ml-2": server(1, {"public.users": gone})},
+        allow=True,
     )
-    assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(T, 1), (R, 2)]
+    assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(T, 1), (R, 2), (T, 3)]
 
 
 def test_what_an_unfinished_run_has_made_is_still_made_by_the_change():
@@ -950,6 +1072,10 @@ def test_names_are_found():
     ]
     assert found["types"] == ["stock.mood", "public.feeling", "public.d", "public.t", "public.u"]
     assert found["functions"] == ["f", "now", "pg_catalog.lower"]
+    expressions = (
+        "ALTER TABLE t ALTER a TYPE int USING f(g(a)), ALTER b SET EXPRESSION AS (h(a)), ADD c int DEFAULT i()"
+    )
+    assert schema_change_mentions(expressions)["functions"] == ["f", "g", "h", "i"]
     assert found["total"] == 11 and re.fullmatch("[0-9a-f]{12}", found["change"])
 
 
