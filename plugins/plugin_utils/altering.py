@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable, Iterable
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import constraining, ddl, defaults, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    constraining,
+    ddl,
+    defaults,
+    loosening,
+    nodes,
+    partitioning,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -22,6 +30,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
 _ON_ITS_OWN = (
     "adds {0} with {1}: write that as a statement of its own, ALTER TABLE .. ADD .., so that it comes in its own time"
 )
+_TEXT = re.compile(r"(?:text|character varying(?:\((\d+)\))?)\Z")
 _VOLATILE = (
     "gives column {0} {1}, which each server would compute on its own for the rows that are there: add the column without it, "
     "set it as the default, then fill the column with UPDATE in batches on the primary"
@@ -173,15 +182,20 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     listed = context.listed(name, facts)
     if listed and column in listed:
         found.goes, found.joins = column, True
-    if column in facts["key"]:
+    there = [each.relations[name] for each in context.replicas if name in each.relations]
+    if any(rows_are_found_by(each, column) for each in [facts, *there]):
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
     _check_replicas(context, name, listed, command)
-    if column not in facts["key"] and any(
-        _rejects_rows_without(replica.relations.get(name), column) for replica in context.replicas
-    ):
-        found.before = [loosened(name, column)]
+    if found.order == PRIMARY_FIRST:
+        found.before = list(dict.fromkeys(text for each in there for text in loosening.statements(name, each, column)))
     return found
+
+
+def rows_are_found_by(facts: dict[str, Any], column: str) -> bool:
+    """Whether a column is in the replica identity or in the primary key, which no row can be without."""
+    keys = [each.get("columns") or () for each in facts["constraints"].values() if each.get("type") == "p"]
+    return column in facts["key"] or any(column in each for each in keys)
 
 
 def _check_replicas(context: Context, name: str, listed: list[str] | None, command: Any) -> None:
@@ -192,18 +206,6 @@ def _check_replicas(context: Context, name: str, listed: list[str] | None, comma
         if columns and command.name not in columns:
             words = "drops column {0} of {1}, which is not on {2}: write IF EXISTS"
             raise Misplaced(words.format(quoted(command.name), name, replica.host))
-
-
-def _rejects_rows_without(facts: dict[str, Any] | None, column: str) -> bool:
-    held = (facts or {}).get("columns", {}).get(column, {})
-    return bool(held.get("not_null")) and not any(held.get(key) for key in ("has_default", "generated", "identity"))
-
-
-def loosened(name: str, column: str) -> str:
-    """The statement that lets rows come without *column*."""
-    tree = ddl.parsed("ALTER TABLE {0} ALTER COLUMN c DROP NOT NULL".format(ddl.exact(name)))
-    tree.cmds[0].name = column
-    return ddl.printed(tree)
 
 
 def _neutral(template: str) -> Callable[[Context, str, dict[str, Any], Any], Part]:
@@ -228,15 +230,64 @@ def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any
     words = "changes the type of column {0} of {1} to {2}".format(
         quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
     )
-    rewrites = not context.is_small(facts)
-    consent = "{0}, which locks the table and may rewrite it".format(words)
-    return Part(TOGETHER, words, consent=consent, blocks=REWRITES if rewrites else None, columns=[command.name])
+    found = Part(TOGETHER, words, columns=[command.name])
+    if definition.raw_default is not None and not context.is_small(facts):
+        _judge_expression(context, name, facts, command, definition.raw_default, nodes.type_name(definition.typeName))
+    if _takes_only_more(facts["columns"].get(command.name, {}).get("type"), definition):
+        found.words += ", without rewriting it"
+        found.consent = "{0}, which locks the table for a moment".format(found.words)
+        found.blocks = READS if _is_checked(facts, command.name) else None
+    else:
+        found.consent = "{0}, which locks the table and may rewrite it".format(words)
+        found.blocks = REWRITES
+    found.blocks = None if context.is_small(facts) else found.blocks
+    return found
+
+
+def _judge_expression(
+    context: Context, name: str, facts: dict[str, Any], command: Any, expression: Any, type_name: str
+) -> None:
+    """Refuse what gives the rows that are there other values on each server."""
+    listed = context.listed(name, facts)
+    if listed is not None and command.name not in listed:
+        return
+    words = "gives column {0} the value {1}, which {2}"
+    why = (
+        "each server would compute on its own for the rows that are there: add a column instead, fill it with UPDATE in "
+        "batches on the primary, then drop the old one and rename the new one"
+    )
+    try:
+        if not defaults.differs(expression, type_name, context.primary.functions):
+            return
+    except defaults.NotJudged as problem:
+        why = str(problem)
+    raise Misplaced(words.format(quoted(command.name), _text(expression), why))
+
+
+def _takes_only_more(old: Any, definition: Any) -> bool:
+    """Whether all values are of the new type as they are stored: texts, with another limit that is no less."""
+    held = _TEXT.match(str(old))
+    new = definition.typeName
+    if not held or definition.raw_default is not None or definition.collClause is not None or new.arrayBounds:
+        return False
+    if nodes.type_name(new) not in ("text", "varchar"):
+        return False
+    limit = new.typmods[0].val.ival if new.typmods else None
+    return limit is None or held.group(1) is not None and limit >= int(held.group(1))
+
+
+def _is_checked(facts: dict[str, Any], column: str) -> bool:
+    """Whether a CHECK has to be proven anew for another type."""
+    return any(
+        each.get("type") == "c" and column in (each.get("columns") or ()) for each in facts["constraints"].values()
+    )
 
 
 def _expression(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
     sets = nodes.option(command.subtype) == "AT_SetExpression"
     words = "{0} the expression of column {1} of {2}".format("sets" if sets else "drops", quoted(command.name), name)
     if sets:
+        _judge_expression(context, name, facts, command, command.def_, "")
         consent = "{0}, which rewrites the table while it is locked".format(words)
         return Part(TOGETHER, words, consent=consent, blocks=REWRITES, columns=[command.name])
     consent = "{0}, whose values the primary sends from then on".format(words)
@@ -250,40 +301,6 @@ def _replica_identity(context: Context, name: str, facts: dict[str, Any], comman
             "takes the replica identity of {0} away, so that UPDATE and DELETE would fail on the primary".format(name)
         )
     return Part(TOGETHER, words, consent="{0}, by which replication finds rows".format(words))
-
-
-def _attach(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    child = nodes.relation(command.def_.name)
-    found = Part(PRIMARY_FIRST, "attaches {0} to {1}".format(child, name), joins=True)
-    _refuse_via_root(context, name, "attaches a partition to")
-    held = context.base.relations.get(child)
-    if held is None:
-        raise Misplaced("attaches {0}, which does not exist on {1}".format(child, context.base.host))
-    lacking = context.lacking(child)
-    if lacking:
-        # With the first row that comes, apply fails for want of the table, whether it is subscribed to or not.
-        raise Misplaced(
-            "attaches {0}, which is not on {1}: list it in pgml_distributions and run distribute.yml first, which brings it "
-            "with its rows".format(child, " and ".join(lacking))
-        )
-    if not context.is_small(held):
-        found.warning = "reads {0} while it is locked, unless a CHECK says the same as the bounds".format(child)
-    return found
-
-
-def _detach(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    if command.def_.concurrent or nodes.option(command.subtype) == "AT_DetachPartitionFinalize":
-        raise Misplaced(
-            "detaches a partition CONCURRENTLY, which can't be undone when it is interrupted: write it without"
-        )
-    _refuse_via_root(context, name, "detaches a partition of")
-    return Part(PRIMARY_FIRST, "detaches {0} from {1}".format(nodes.relation(command.def_.name), name), joins=True)
-
-
-def _refuse_via_root(context: Context, name: str, what: str) -> None:
-    if context.primary.publication.get("via_partition_root"):
-        words = "{0} {1}, which is published by its root: rows of the partition would be copied twice or be missed"
-        raise Misplaced(words.format(what, name))
 
 
 _OF_COLUMNS = (
@@ -316,9 +333,9 @@ _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
     "AT_AlterConstraint": constraining.alter_constraint,
     "AT_AlterColumnType": _alter_type,
     "AT_ReplicaIdentity": _replica_identity,
-    "AT_AttachPartition": _attach,
-    "AT_DetachPartition": _detach,
-    "AT_DetachPartitionFinalize": _detach,
+    "AT_AttachPartition": partitioning.attach,
+    "AT_DetachPartition": partitioning.detach,
+    "AT_DetachPartitionFinalize": partitioning.detach,
 }
 
 _UNKEPT = {

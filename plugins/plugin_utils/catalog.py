@@ -83,6 +83,7 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
     parents = [nodes.relation(each) for each in statement.inhRelations or ()]
     parent = parents[0] if parents and statement.partbound is not None else None
     facts = _empty("p" if statement.partspec is not None else "r", parent)
+    facts["partitioned_by"] = _divided(statement.partspec)
     if parent in catalog.relations:
         inherited = _own_copy(catalog.relations[parent])
         facts.update({key: inherited[key] for key in ("columns", "key", "constraints")})
@@ -95,6 +96,16 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
         elif nodes.kind(element) == "TableLikeClause":
             _take_over(catalog, facts, element)
     catalog.relations[name] = facts
+    if parent in catalog.relations and statement.partbound.is_default:
+        catalog.relations[parent]["default"] = {"name": name, "empty": True}
+
+
+def _divided(spec: Any) -> dict[str, Any] | None:
+    """What a table is partitioned by, as the facts of a server say it."""
+    if spec is None:
+        return None
+    strategy = nodes.option(spec.strategy).replace("PARTITION_STRATEGY_", "")[:1].lower()
+    return {"strategy": strategy, "columns": [each.name for each in spec.partParams]}
 
 
 def _empty(kind: str, parent: str | None = None) -> dict[str, Any]:
@@ -144,10 +155,17 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         "columns": columns,
         "valid": not node.skip_validation,
         "not_null_of": not_null_of(node),
+        "raw": node.raw_expr,
     }
     if node.indexname:
         made["columns"] = list((catalog.relations.get(quoted("public", node.indexname)) or {}).get("columns") or ())
-    facts["constraints"][node.conname or "?{0}".format(len(facts["constraints"]))] = made
+    made_as = node.conname or "?{0}".format(len(facts["constraints"]))
+    facts["constraints"][made_as] = made
+    if letter in ("p", "u", "x"):
+        held = _indexes(facts).pop(node.indexname, {}) if node.indexname else {}
+        _indexes(facts)[made_as] = {"key": columns, "columns": columns, "unique": letter != "x", **held}
+        if node.indexname and facts.get("identity_index") == node.indexname:
+            facts["identity_index"] = made_as
     if letter == "p":
         facts["key"] = made["columns"] or ["?"]
         for name in made["columns"]:
@@ -178,6 +196,9 @@ def _add_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     if definition.colname not in facts["columns"]:
         facts["columns"][definition.colname] = column(definition.colname, definition)
         _add_inline(facts, definition)
+        held = catalog.types.get(nodes.type_name(definition.typeName)) if definition.typeName else None
+        if held is not None and facts.get("distributed") and not facts.get("parent"):
+            held["tables"] = sorted({*(held.get("tables") or ()), _name_of(catalog, facts)})
 
 
 def _drop_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
@@ -185,6 +206,11 @@ def _drop_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     gone = [name for name, each in facts["constraints"].items() if command.name in (each.get("columns") or ())]
     for name in gone:
         del facts["constraints"][name]
+    facts["indexes"] = {
+        name: each
+        for name, each in _indexes(facts).items()
+        if name not in gone and command.name not in (each.get("columns") or ())
+    }
     if facts.get("listed"):
         facts["listed"] = [each for each in facts["listed"] if each != command.name]
 
@@ -211,13 +237,33 @@ def _validate(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
 
 def _drop_constraint(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     gone = facts["constraints"].pop(command.name, {})
+    _indexes(facts).pop(command.name, None)
     if gone.get("type") == "p":
         facts["key"] = []
 
 
+def _indexes(facts: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = facts.setdefault("indexes", {})
+    return found
+
+
+def finds_rows(facts: Mapping[str, Any]) -> bool:
+    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published."""
+    identity = facts.get("identity", "d")
+    if identity == "i":
+        return facts.get("identity_index") in (facts.get("indexes") or {})
+    keys = [each for each in facts["constraints"].values() if each.get("type") == "p"]
+    return bool(identity == "f" or identity == "d" and keys)
+
+
 def _replica_identity(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
+    facts["identity"] = command.def_.identity_type
+    facts["identity_index"] = command.def_.name
     if command.def_.identity_type in ("f", "i"):
         facts["key"] = ["?"]
+    elif command.def_.identity_type == "d":
+        keys = [each for each in facts["constraints"].values() if each.get("type") == "p"]
+        facts["key"] = list(keys[0].get("columns") or ["?"]) if keys else []
 
 
 def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
@@ -225,6 +271,8 @@ def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     if part is not None:
         part["parent"] = _name_of(catalog, facts)
         part["key"] = part["key"] or list(facts["key"])
+        if command.def_.bound.is_default:
+            facts["default"] = {"name": nodes.relation(command.def_.name), "empty": part.get("empty")}
 
 
 def _name_of(catalog: Catalog, facts: dict[str, Any]) -> str:
@@ -235,6 +283,15 @@ def _detach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     part = catalog.relations.get(nodes.relation(command.def_.name))
     if part is not None:
         part["parent"] = None
+    _forget_default(catalog, nodes.relation(command.def_.name))
+
+
+def _forget_default(catalog: Catalog, name: str) -> None:
+    """A default partition that is none any more."""
+    for facts in catalog.relations.values():
+        for key in ("default", "parent_default"):
+            if facts.get(key) and facts[key]["name"] == name:
+                facts[key] = None
 
 
 _COMMANDS: dict[str, Callable[[Catalog, dict[str, Any], Any], None]] = {
@@ -269,6 +326,8 @@ def _create_index(catalog: Catalog, statement: Any) -> None:
     facts["columns"] = {each.name: {} for each in statement.indexParams or () if each.name}
     facts["created"] = bool(owner.get("created"))
     catalog.relations[name] = facts
+    columns = list(facts["columns"])
+    owner.setdefault("indexes", {})[statement.idxname] = {"key": columns, "columns": columns, "unique": facts["unique"]}
 
 
 def _create_sequence(catalog: Catalog, statement: Any) -> None:
@@ -286,7 +345,13 @@ def _drop(catalog: Catalog, statement: Any) -> None:
     what = nodes.option(statement.removeType)
     held = catalog.types if what in ("OBJECT_TYPE", "OBJECT_DOMAIN") else catalog.relations
     for name in nodes.dropped(statement):
-        held.pop(name, None)
+        gone = held.pop(name, None)
+        if what == "OBJECT_INDEX" and gone:
+            _indexes(catalog.relations.get(str(gone.get("table")), {})).pop(names.parsed(name)[1], None)
+        if what == "OBJECT_TABLE":
+            _forget_default(catalog, name)
+            for facts in catalog.types.values():
+                facts["tables"] = [each for each in facts.get("tables") or () if each != name]
 
 
 def _rename(catalog: Catalog, statement: Any) -> None:
@@ -305,8 +370,20 @@ def _rename(catalog: Catalog, statement: Any) -> None:
         _rename_column(facts, statement.subname, statement.newname)
     elif what == "OBJECT_TABCONSTRAINT" and statement.subname in facts["constraints"]:
         facts["constraints"][statement.newname] = facts["constraints"].pop(statement.subname)
+        _rename_index(facts, statement.subname, statement.newname)
     else:
+        if facts.get("kind") in ("i", "I"):
+            owner = catalog.relations.get(str(facts.get("table")), {})
+            _rename_index(owner, statement.relation.relname, statement.newname)
         _move(catalog, statement)
+
+
+def _rename_index(facts: dict[str, Any], old: str, new: str) -> None:
+    indexes = _indexes(facts)
+    if old in indexes:
+        indexes[new] = indexes.pop(old)
+    if facts.get("identity_index") == old:
+        facts["identity_index"] = new
 
 
 def _rename_column(facts: dict[str, Any], old: str, new: str) -> None:
@@ -334,10 +411,15 @@ def _move(catalog: Catalog, statement: Any) -> None:
     if not new or old not in catalog.relations:
         return
     catalog.relations[new] = catalog.relations.pop(old)
+    for each in catalog.types.values():
+        each["tables"] = sorted(new if name == old else name for name in each.get("tables") or ())
     for facts in catalog.relations.values():
         for key in ("table", "parent"):
             if facts.get(key) == old:
                 facts[key] = new
+        for key in ("default", "parent_default"):
+            if facts.get(key) and facts[key]["name"] == old:
+                facts[key] = {**facts[key], "name": new}
 
 
 def _change_schema(catalog: Catalog, statement: Any) -> None:

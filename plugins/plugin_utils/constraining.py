@@ -53,13 +53,14 @@ def add_constraint(context: Context, name: str, facts: dict[str, Any], command: 
     """A constraint, which the rows that the primary sends have to keep first."""
     node = command.def_
     kind = nodes.option(node.contype)
-    what = "constraint {0}".format(quoted(node.conname)) if node.conname else "a constraint"
+    what = "{{0}}constraint {0}".format(quoted(node.conname)) if node.conname else "a {0}constraint"
     if kind == "CONSTR_NOTNULL":
         return _not_null(context, name, facts, nodes.strings(node.keys)[0])
     if kind == "CONSTR_PRIMARY":
         return _add_primary_key(context, name, facts, node)
     if kind in ("CONSTR_UNIQUE", "CONSTR_EXCLUSION"):
         return _add_unique(context, name, facts, node, what)
+    what = what.format("")
     columns = nodes.strings(node.fk_attrs) or nodes.columns(node.raw_expr)
     found = Part(PRIMARY_FIRST, "adds {0} to {1}".format(what, name), columns=columns)
     if kind == "CONSTR_FOREIGN":
@@ -106,10 +107,12 @@ def _add_primary_key(context: Context, name: str, facts: dict[str, Any], node: A
 
 def _add_unique(context: Context, name: str, facts: dict[str, Any], node: Any, what: str) -> Part:
     found = Part(
-        PRIMARY_FIRST, "adds unique {0} to {1}".format(what, name), columns=_index_columns(context, name, node)
+        PRIMARY_FIRST,
+        "adds {0} to {1}".format(what.format("unique "), name),
+        columns=_index_columns(context, name, node),
     )
     if nodes.option(node.contype) == "CONSTR_EXCLUSION":
-        found.words = "adds exclusion {0} to {1}".format(what, name)
+        found.words = "adds {0} to {1}".format(what.replace("a {", "an {").format("exclusion "), name)
         found.columns = [each.name for each, _operator in node.exclusions if each.name]
     if not (node.indexname or context.is_small(facts)):
         found.blocks = BUILDS
@@ -140,7 +143,7 @@ def drop_constraint(context: Context, name: str, facts: dict[str, Any], command:
     held = facts["constraints"].get(command.name, {})
     found = Part(REPLICAS_FIRST, "drops constraint {0} of {1}".format(quoted(command.name), name))
     found.columns = held.get("columns") or ()
-    if held.get("type") == "p" or held.get("type") == "u" and _is_identity(facts, held):
+    if held.get("type") == "p" or held.get("type") == "u" and _is_identity(facts, command.name):
         found.order = TOGETHER
         found.words = found.words.replace(
             "constraint", "primary key" if held["type"] == "p" else "unique constraint", 1
@@ -150,9 +153,8 @@ def drop_constraint(context: Context, name: str, facts: dict[str, Any], command:
     return kept_from_replicas(context, name, facts, command.name, found, not command.missing_ok)
 
 
-def _is_identity(facts: dict[str, Any], constraint: dict[str, Any]) -> bool:
-    primary_key = any(each.get("type") == "p" for each in facts["constraints"].values())
-    return not primary_key and bool(facts["key"]) and set(facts["key"]) == set(constraint.get("columns") or ())
+def _is_identity(facts: dict[str, Any], name: str) -> bool:
+    return facts.get("identity") == "i" and facts.get("identity_index") == name
 
 
 def kept_from_replicas(

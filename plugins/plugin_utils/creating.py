@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, catalog, constraining, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    altering,
+    catalog,
+    constraining,
+    nodes,
+    partitioning,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     REPLICAS_FIRST,
     Context,
@@ -26,6 +32,9 @@ def create_table(context: Context) -> tuple[str | None, list[Part]]:
     parents = [nodes.relation(each) for each in node.inhRelations or ()]
     words = "creates table {0}".format(name) + (" as partition of {0}".format(parents[0]) if parents else "")
     part = Part(REPLICAS_FIRST, words, joins=True)
+    root = context.base.relations.get(parents[0], {}) if parents else {}
+    if root and not node.partbound.is_default and not context.is_apart(root):
+        partitioning.beside_default(context, root.get("default"), part, True)
     return None, [part]
 
 

@@ -12,6 +12,13 @@ CONSTANT, STABLE, VOLATILE = range(3)
 _VOLATILITIES = {"i": CONSTANT, "s": STABLE, "v": VOLATILE}
 _MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz")
 _ZONED = ("timetz", "timestamptz")
+_STABLE_BY_SETTINGS = """
+to_char to_date to_timestamp to_number date_trunc date_part extract timezone make_timestamptz format concat concat_ws
+array_to_string array_to_json row_to_json to_json to_jsonb json_build_array json_build_object jsonb_build_array
+jsonb_build_object quote_literal quote_nullable
+"""
+_ABOUT_SETTINGS = frozenset(_STABLE_BY_SETTINGS.split())
+"""Stable functions of PostgreSQL that say the same wherever the settings are the same"""
 _WORDS = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 _ISO = re.compile(r"\s*(\d{4}-\d\d-\d\d|\d\d:\d\d)|\s*-?(infinity|epoch)\s*\Z", re.IGNORECASE)
 _ZONE = re.compile(r"(\d\s*(Z|UTC|GMT)|:\d\d(\.\d+)?\s*[+-]\d\d?(:?\d\d)?|infinity|epoch)\s*\Z", re.IGNORECASE)
@@ -39,6 +46,28 @@ def judge(expression: Any, type_name: str, functions: Mapping[str, str]) -> int:
         return CONSTANT
     called = [_of_function(node, functions) for node in nodes.walk(expression) if nodes.kind(node) == "FuncCall"]
     return max([STABLE, *called])
+
+
+def differs(expression: Any, type_name: str, functions: Mapping[str, str]) -> bool:
+    """Whether rows that each server reckons anew may get other values than elsewhere, where the settings are the same. Raises
+    NotJudged."""
+    kinds = [nodes.kind(node) for node in nodes.walk(expression)]
+    if "SQLValueFunction" in kinds or "SubLink" in kinds:
+        return True
+    moments = {type_name} | {
+        nodes.type_name(node.typeName) for node in nodes.walk(expression) if nodes.kind(node) == "TypeCast"
+    }
+    for node in nodes.walk(expression):
+        if nodes.kind(node) == "FuncCall" and _of_function(node, functions) != CONSTANT:
+            name = nodes.function(node)
+            if functions[name] != "s" or name.replace("pg_catalog.", "") not in _ABOUT_SETTINGS:
+                return True
+    texts = [node.val.sval for node in nodes.walk(expression) if nodes.kind(node) == "A_Const" and _is_text(node)]
+    return bool(moments & set(_MOMENTS)) and any(_WORDS.search(text) for text in texts)
+
+
+def _is_text(constant: Any) -> bool:
+    return nodes.kind(constant.val) == "String"
 
 
 def _of_function(call: Any, functions: Mapping[str, str]) -> int:

@@ -107,4 +107,6 @@ def _renamed_type(statement: Any) -> Iterator[str]:
 def _functions(statement: Any) -> Iterator[str]:
     for node in nodes.walk(statement):
         if nodes.kind(node) == "ColumnDef":
-            yield from nodes.functions(nodes.default(node))
+            yield from nodes.functions((nodes.default(node), node.raw_default))
+        elif nodes.kind(node) == "AlterTableCmd" and nodes.option(node.subtype) == "AT_SetExpression":
+            yield from nodes.functions(node.def_)

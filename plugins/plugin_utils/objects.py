@@ -5,8 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import altering, nodes
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    altering,
+    elsewhere,
+    names,
+    nodes,
+    partitioning,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -113,12 +119,23 @@ def _type(context: Context, name: str) -> dict[str, Any]:
     return facts
 
 
-def _changed_type(context: Context, name: str, words: str, because: str) -> Part:
-    """What changes the type's name or labels in one stroke on all servers."""
+def _changed_type(context: Context, name: str, words: str, because: str, values: bool = True) -> Part:
+    """What changes the type's name, or its values, in one stroke on all servers."""
     facts = _type(context, name)
     if facts.get("created"):
         return Part(REPLICAS_FIRST, words)
-    return Part(TOGETHER, words, consent="{0}, {1}".format(words, because))
+    part = Part(TOGETHER, words, consent="{0}, {1}".format(words, because))
+    if values:
+        _wait_for_writers(context, name, part)
+    return part
+
+
+def _wait_for_writers(context: Context, name: str, part: Part) -> None:
+    """Values of before must not be committed after the change: the replicas would be sent what they don't take any more."""
+    part.locks = context.primary.types.get(name, {}).get("tables") or ()
+    if part.locks:
+        part.alone = True
+        part.warnings.append("lets no rows be written to {0} meanwhile".format(enumerate_names(part.locks)))
 
 
 def alter_enum(context: Context) -> list[Part]:
@@ -159,14 +176,15 @@ def rename_type(context: Context) -> list[Part]:
         _type(context, name)
         words = "renames constraint {0} of domain {1} to {2}".format(quoted(node.subname), name, quoted(node.newname))
         return [Part(PRIMARY_FIRST, words)]
-    return [_changed_type(context, name, words, "so that the old name fails from then on")]
+    values = what == "OBJECT_ATTRIBUTE"
+    return [_changed_type(context, name, words, "so that the old name fails from then on", values)]
 
 
 def move_type(context: Context) -> list[Part]:
     """A type's schema."""
     name = nodes.of_strings(context.node.object)
     words = "moves type {0} to schema {1}".format(name, quoted(context.node.newschema))
-    return [_changed_type(context, name, words, "so that the old name fails from then on")]
+    return [_changed_type(context, name, words, "so that the old name fails from then on", False)]
 
 
 def alter_domain(context: Context) -> list[Part]:
@@ -188,13 +206,17 @@ def alter_domain(context: Context) -> list[Part]:
         "V": "validates constraint {0}".format(quoted(node.name or "")),
     }
     part = Part(PRIMARY_FIRST, "{0} on domain {1}".format(what[node.subtype], name))
+    if node.subtype == "C" and node.def_.skip_validation and facts.get("distributed"):
+        raise Misplaced(
+            "{0} NOT VALID, and a row that was there before and does not keep it would stop the replicas when it is updated: "
+            "mend such rows, and write it without NOT VALID".format(part.words)
+        )
+    if node.subtype in ("O", "C"):
+        _wait_for_writers(context, name, part)
     scans = node.subtype == "O" or node.subtype == "C" and not node.def_.skip_validation
     if scans and facts.get("distributed"):
         part.blocks = READS
-        advice = "" if node.subtype == "O" else ": add it NOT VALID, then VALIDATE CONSTRAINT"
-        part.consent = "{0}, which reads all tables that have it while writes to them wait{1}".format(
-            part.words, advice
-        )
+        part.consent = "{0}, which reads all tables that have it while writes to them wait".format(part.words)
     return [part]
 
 
@@ -297,6 +319,8 @@ def drop(context: Context) -> tuple[str | None, list[Part]]:
             parts.append(_dropped(context, what, name))
         except Misplaced as problem:
             problems.append(str(problem))
+    if node.concurrent and not problems:
+        elsewhere.refuse_unreadable(context.statement.text, nodes.dropped(node)[0], None)
     if node.concurrent and len(parts) + len(problems) > 1:
         problems.append(
             "drops several indexes CONCURRENTLY, and PostgreSQL drops one at a time: write a statement for each"
@@ -318,6 +342,8 @@ def _dropped(context: Context, what: str, name: str) -> Part:
         if name in context.base.types or not context.node.missing_ok:
             _type(context, name)
         return Part(PRIMARY_FIRST, words)
+    if what == "OBJECT_SCHEMA" and context.scope.lists_schema(names.parsed(name)[1]):
+        raise Misplaced("{0}, which pgml_distributions still lists: take it out there".format(words))
     return Part(PRIMARY_FIRST, words)
 
 
@@ -327,7 +353,9 @@ def _dropped_table(context: Context, name: str, words: str) -> Part:
         return Part(REPLICAS_FIRST, "does nothing, because {0} does not exist".format(name))
     if name in context.scope.tables and not facts.get("created"):
         raise Misplaced("{0}, which pgml_distributions still lists: take it out there".format(words))
-    return Part(PRIMARY_FIRST, words, joins=True)
+    part = Part(PRIMARY_FIRST, words, joins=True)
+    partitioning.beside_default(context, partitioning.default_of(context, name), part, False)
+    return part
 
 
 def _dropped_index(context: Context, name: str, words: str) -> Part:
@@ -342,8 +370,7 @@ def _dropped_index(context: Context, name: str, words: str) -> Part:
             "{0}, which is on {1}, which is not in distribution {2}".format(words, table, context.scope.name)
         )
     owner = context.base.relations.get(table, {})
-    primary_key = any(each.get("type") == "p" for each in owner.get("constraints", {}).values())
-    finds = facts.get("unique") and owner.get("key") and set(owner["key"]) == set(facts["columns"]) and not primary_key
+    finds = owner.get("identity") == "i" and owner.get("identity_index") == names.parsed(name)[1]
     if finds and part.order != PRIMARY_ONLY:
         if context.node.concurrent:
             raise Misplaced(

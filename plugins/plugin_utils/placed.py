@@ -47,7 +47,10 @@ class Part:
     goes: str | None = None
     joins: bool = False
     transactional: bool = True
-    warning: str = ""
+    warnings: list[str] = field(default_factory=list)
+    locks: Sequence[str] = ()
+    """The tables that the primary locks against writers before it"""
+    alone: bool = False
 
 
 @dataclass

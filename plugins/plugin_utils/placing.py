@@ -10,6 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
     constraining,
     creating,
+    elsewhere,
     names,
     nodes,
     objects,
@@ -26,7 +27,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
     Part,
     Placed,
 )
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.replica_text import pinned, republished
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.replica_text import locking, pinned, republished
 
 
 def place(context: Context) -> Placed:
@@ -36,6 +37,8 @@ def place(context: Context) -> Placed:
         raise Misplaced(objects.refusal(context.node))
     table, parts = handler(context)
     facts = context.base.relations.get(table or "", {})
+    if context.base is context.primary:
+        elsewhere.refuse_shared(context)
     for part in parts:
         _place_by_columns(context, table, facts, part)
         _place_apart(context, facts, part)
@@ -57,6 +60,7 @@ def _place_apart(context: Context, facts: dict[str, Any], part: Part) -> None:
     """A table that this change makes has no rows on their way, and nobody who waits for it."""
     if facts.get("created") and part.order != PRIMARY_ONLY:
         part.consent = part.blocks = None
+        part.warnings = []
         if context.is_apart(facts):
             part.order = REPLICAS_FIRST
         elif part.order == TOGETHER:
@@ -86,12 +90,12 @@ def _merged(context: Context, table: str | None, parts: list[Part]) -> Placed:
     placed.joins = any(part.joins for part in parts)
     placed.transactional = all(part.transactional for part in parts)
     placed.before = [each for part in parts for each in part.before] if order == PRIMARY_FIRST else []
-    placed.warnings = [part.warning for part in parts if part.warning]
+    placed.warnings = [warning for part in parts for warning in part.warnings]
     # A rerun can't tell otherwise which statement of a step it goes before.
-    placed.alone = placed.alone or bool(placed.before)
+    placed.alone = placed.alone or bool(placed.before) or any(part.alone for part in parts)
     if order == TOGETHER:
         placed.replica, placed.pins = pinned(context, table, parts)
-    placed.primary = republished(context, table, parts)
+    placed.primary = locking(parts) + republished(context, table, parts)
     return placed
 
 
@@ -139,6 +143,12 @@ def _parts(context: Context, name: str, facts: dict[str, Any], commands: Iterabl
     return parts
 
 
+_PIECE_BY_PIECE = (
+    "CREATE INDEX .. ON ONLY {0}, then CREATE INDEX CONCURRENTLY on each partition, and ALTER INDEX .. ATTACH PARTITION for "
+    "each of them"
+)
+
+
 def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     node = context.node
     name = nodes.relation(node.relation)
@@ -152,15 +162,23 @@ def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     part.columns = [each.name for each in elements if each.name] + nodes.columns(*expressions)
     if node.concurrent and not node.idxname:
         raise Misplaced("builds an index CONCURRENTLY that has no name: give it one, so that a rerun can find it")
+    if node.concurrent:
+        elsewhere.refuse_unreadable(context.statement.text, quoted("public", node.idxname), name)
     if node.concurrent and facts and facts.get("kind") == "p":
         raise Misplaced(
-            "builds an index CONCURRENTLY on {0}, which is partitioned, and that PostgreSQL can't do".format(name)
+            "builds an index CONCURRENTLY on {0}, which is partitioned, and that PostgreSQL can't do: {1}".format(
+                name, _PIECE_BY_PIECE.format(name)
+            )
         )
-    if not node.concurrent and not context.is_small(facts):
+    if facts and facts.get("kind") == "p" and not node.relation.inh:
+        part.words = words.replace(" on ", " on only ")
+    elif not node.concurrent and not context.is_small(facts):
         part.blocks = BUILDS
         part.consent = "{0}, which blocks writes until it is built: write CREATE INDEX CONCURRENTLY".format(words)
         if facts and facts.get("kind") == "p":
-            part.consent = "{0}, which blocks writes until it is built on every partition".format(words)
+            part.consent = "{0}, which blocks writes until it is built on every partition: {1}".format(
+                words, _PIECE_BY_PIECE.format(name)
+            )
     return name, [part]
 
 

@@ -61,6 +61,17 @@ def republished(context: Context, table: str | None, parts: Sequence[Part]) -> s
     return ";\n".join(texts)
 
 
+def locking(parts: Sequence[Part]) -> str:
+    """What the primary runs before a change that locks no table by itself: who has written rows has committed them then, and
+    who comes later knows the change. All tables in one statement, and always in the same order."""
+    tables = sorted({name for part in parts for name in part.locks})
+    if not tables:
+        return ""
+    named = ", ".join(ddl.exact(name) for name in tables)
+    text = ddl.printed(ddl.parsed("LOCK TABLE {0} IN SHARE ROW EXCLUSIVE MODE".format(named)))
+    return text.replace("LOCK ", "LOCK TABLE ", 1) + ";\n"
+
+
 def _publication(context: Context, table: str, template: str, columns: Sequence[str] = ()) -> str:
     tree = ddl.parsed("ALTER PUBLICATION p {0}".format(template))
     tree.pubname = context.scope.publication

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_progress
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, nodes, plan_text
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, elsewhere, nodes, plan_text
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.ddl import Statement
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
@@ -109,6 +109,8 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
     """The statements that are left to do on some server, with their places."""
     found: list[Placed] = []
     problems: list[str] = []
+    misplaced = False
+    finding = [facts for facts in servers[0].relations.values() if elsewhere.has_to_find_rows(facts)]
     for number, statement in enumerate(statements):
         waiting = [server for server in servers if server.done < statement.number]
         for server in servers:
@@ -122,6 +124,7 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
         try:
             placed = place(context)
         except Misplaced as problem:
+            misplaced = True
             problems += ["{0} {1}.".format(statement.label, words) for words in str(problem).split("\n")]
         else:
             found.append(placed)
@@ -130,6 +133,10 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
             on = [server for server in waiting if server is servers[0] or placed.order != PRIMARY_ONLY]
         for server in on:
             server.run(statement.node)
+    if not misplaced:
+        problems += ["{0}.".format(words) for words in elsewhere.left_without_identity(servers[0], finding)]
+    if any(each.order == TOGETHER for each in found):
+        problems += ["{0}.".format(words) for words in elsewhere.gate_is_published(servers[0])]
     ddl.refuse("The schema change can't be rolled out", problems)
     return found
 

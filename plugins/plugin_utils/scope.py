@@ -30,6 +30,10 @@ class Scope:
         """Whether a table of this name is distributed by what is listed: by its own name, its schema, or the whole database."""
         return self._whole or table in self.tables or names.parsed(table)[0] in self._schemas
 
+    def lists_schema(self, schema: str) -> bool:
+        """Whether a schema is listed by its name."""
+        return schema in self._schemas
+
     def columns(self, table: str) -> list[str] | None:
         """The columns that are listed of *table*; None for all of them."""
         return self.tables[table].columns if table in self.tables else None

@@ -435,22 +435,30 @@ def test_facts_say_what_a_plan_needs(pair: Pair) -> None:
         CREATE TABLE p1 PARTITION OF p DEFAULT; CREATE TABLE other (id int GENERATED ALWAYS AS IDENTITY);
         CREATE TABLE f (a int, b int); ALTER TABLE f REPLICA IDENTITY FULL; INSERT INTO f VALUES (1, 1);
         CREATE FUNCTION now(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1';
+        ALTER TABLE p1 ADD CONSTRAINT own CHECK (id > d - '2000-01-01'); CREATE UNIQUE INDEX by_d ON p1 (id, abs(id));
+        CREATE TABLE byi (id int PRIMARY KEY, n int NOT NULL, m mood); CREATE UNIQUE INDEX byi_n ON byi (n);
+        ALTER TABLE byi REPLICA IDENTITY USING INDEX byi_n;
     """)
-    pair.publish({"name": '"S"."T t"', "columns": ["id", "feels"]}, "p")
+    pair.publish({"name": '"S"."T t"', "columns": ["id", "feels"]}, "p", "byi")
+    pair.source.sql("CREATE PUBLICATION others FOR TABLE p1; CREATE PUBLICATION whole FOR TABLE byi")
     pair.subscribe(initial_copy="none")
     asked = {
-        "relations": ['"S"."T t"', "public.p", "public.p1", "public.other", "public.f", "public.nope", '"S"."T t_pkey"',
-                      "public.other_id_seq"],
+        "relations": ['"S"."T t"', "public.p", "public.p1", "public.byi", "public.other", "public.f", "public.nope",
+                      '"S"."T t_pkey"', "public.other_id_seq"],
         "types": ["public.mood", "public.unused", "public.nope", "public.moods"],
         "functions": ["now", "pg_catalog.now", "random", "nope", "lower"],
     }  # fmt: skip
     facts = pair.source.converge(MODULE, **on_upstream(**asked))["facts"]
     assert facts["functions"] == {"now": "v", "pg_catalog.now": "s", "random": "v", "lower": "i"}
     assert facts["types"] == {
-        "public.mood": {"kind": "e", "distributed": True},
-        "public.unused": {"kind": "e", "distributed": False},
-        "public.moods": {"kind": "d", "distributed": True},
-    }
+        "public.mood": {
+            "kind": "e", "distributed": True, "tables": ['"S"."T t"', "public.byi"], "publications": ["whole"],
+        },
+        "public.unused": {"kind": "e", "distributed": False, "tables": [], "publications": []},
+        "public.moods": {"kind": "d", "distributed": True, "tables": ['"S"."T t"'], "publications": []},
+    }  # fmt: skip
+    others = facts["publication"].pop("others")
+    assert others == {"all_tables": [], "schemas": {}}
     assert facts["publication"] == {
         "all_tables": False, "schemas": [], "via_partition_root": False, "publish": ["insert", "update", "delete", "truncate"],
     }  # fmt: skip
@@ -478,11 +486,26 @@ def test_facts_say_what_a_plan_needs(pair: Pair) -> None:
     assert not found["public.other"]["distributed"] and found["public.other"]["columns"]["id"]["identity"] == "a"
     assert found["public.other_id_seq"]["kind"] == "S" and not found["public.other_id_seq"]["distributed"]
     assert found["public.f"]["key"] == ["a", "b"] and not found["public.f"]["empty"]
+    assert found["public.p"]["default"] == found["public.p1"]["parent_default"] == {"name": "public.p1", "empty": True}
+    assert found["public.p"]["partitioned_by"] == {"strategy": "r", "columns": ["d"]}
+    assert found["public.p1"]["default"] is found["public.f"]["partitioned_by"] is None
+    assert found["public.p"]["within"] == [
+        {"table": "public.p1", "name": "by_d", "type": "i", "columns": ["id"]},
+        {"table": "public.p1", "name": "own", "type": "c", "columns": ["id", "d"]},
+    ]
+    by_index = found["public.byi"]
+    assert (by_index["identity"], by_index["identity_index"], by_index["key"]) == ("i", "byi_n", ["n"])
+    assert by_index["indexes"]["byi_n"] == {
+        "key": ["n"], "columns": ["n"], "unique": True, "primary": False, "identity": True,
+    }  # fmt: skip
+    assert (table["identity"], table["identity_index"], table["publications"]) == ("d", "T t_pkey", [])
+    assert found["public.p"]["publications"] == found["public.p1"]["publications"] == ["others"]
     there = pair.target.converge(MODULE, **replica(pair, **asked))["facts"]
     assert {k: v["distributed"] for k, v in there["relations"].items()} == {
         k: v["distributed"] for k, v in found.items()
     }
-    assert "publication" not in there and there["types"] == facts["types"]
+    without = {name: {**each, "publications": []} for name, each in facts["types"].items()}
+    assert "publication" not in there and there["types"] == without
 
 
 def traces(pair: Pair) -> list[set[Any]]:

@@ -35,8 +35,24 @@ CREATE TABLE days_high PARTITION OF "Days" FOR VALUES FROM (10) TO (20);
 CREATE TABLE old (id int PRIMARY KEY, note text);
 CREATE TABLE elsewhere (id int PRIMARY KEY, note text);
 CREATE SEQUENCE numbers;
+CREATE TYPE phase AS ENUM ('begun', 'ended');
+CREATE DOMAIN weight AS int;
+CREATE TABLE parcels (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, phase phase, weight weight, extra text DEFAULT 'e',
+    mark bigint DEFAULT 0);
+CREATE TABLE zones (zone int NOT NULL, n bigint NOT NULL, PRIMARY KEY (zone, n)) PARTITION BY LIST (zone);
+CREATE TABLE zone_1 PARTITION OF zones FOR VALUES IN (1);
+CREATE TABLE zone_2 PARTITION OF zones FOR VALUES IN (2);
+CREATE TABLE zone_rest PARTITION OF zones DEFAULT;
 """
-TABLES = ["public.people", "public.things", 'public."Days"', "public.old", *writers.TABLES]
+TABLES = [
+    "public.people",
+    "public.things",
+    'public."Days"',
+    "public.old",
+    "public.parcels",
+    "public.zones",
+    *writers.TABLES,
+]
 BUSY = ("insert", "update", "key", "delete", "truncate", "savepoints", "large")
 
 # Each is a transaction. What fits to one definition only is rolled back under the others.
@@ -62,6 +78,17 @@ WORK = (
     "INSERT INTO fresh (note) VALUES ('new')",
     "UPDATE fresh SET note = note || '.' WHERE id %% 5 = %(n)s %% 5",
 )
+# These keep their transactions open for a while: what they wrote under one definition is committed under the next.
+SLOW = (
+    ("INSERT INTO parcels (phase) VALUES ('begun')", "INSERT INTO parcels (phase) VALUES ('started')"),
+    (
+        "UPDATE parcels SET phase = 'begun' WHERE id %% 5 = %(n)s %% 5",
+        "UPDATE parcels SET phase = 'started' WHERE id %% 5 = 1",
+    ),
+    ("UPDATE parcels SET weight = 6 WHERE id %% 7 = 1", "INSERT INTO parcels (weight) VALUES (5)"),
+    ("INSERT INTO parcels (mark) SELECT nextval('numbers')", "INSERT INTO parcels (extra) VALUES ('x')"),
+    ("INSERT INTO zones SELECT 1 + %(n)s %% 3, nextval('numbers')",),
+)
 UNFITTING = (
     errors.UndefinedColumn,
     errors.UndefinedTable,
@@ -78,8 +105,9 @@ UNFITTING = (
 class Writer(threading.Thread):
     """Writes to the tables as they are at the time, until it is told to stop."""
 
-    def __init__(self, place: Place, seed: int, stop: threading.Event) -> None:
+    def __init__(self, place: Place, seed: int, stop: threading.Event, work: Sequence[str] = WORK) -> None:
         super().__init__(name=f"writer {seed}")
+        self._work = work
         self._place = place
         self._stop_writing = stop
         self._random = random.Random(seed)
@@ -95,7 +123,7 @@ class Writer(threading.Thread):
             self.problem = problem
 
     def _write(self, connection: Any) -> None:
-        statement = self._random.choice(WORK)
+        statement = self._random.choice(self._work)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement, {"n": self._random.randrange(1 << 20)})
@@ -118,6 +146,29 @@ def writing(place: Place) -> Iterator[Writer]:
         writer.join()
     if writer.problem:
         raise writer.problem
+
+
+@contextmanager
+def writing_slowly(place: Place) -> Iterator[Counter[str]]:
+    """Write in transactions that stay open for a while, for as long as the block runs; yields what was written."""
+    stop = threading.Event()
+    threads = [
+        Writer(place, seed, stop, [text + "; SELECT pg_sleep(0.15)" for text in work])
+        for seed, work in enumerate([*SLOW, SLOW[0]])
+    ]
+    done: Counter[str] = Counter()
+    for thread in threads:
+        thread.done = done
+        thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    for thread in threads:
+        if thread.problem:
+            raise thread.problem
 
 
 class Servers:
@@ -309,6 +360,37 @@ def test_names_types_and_keys_change_while_rows_are_written(servers: Servers) ->
     assert servers.primary.sql("SELECT nspname FROM pg_namespace WHERE nspname = 'pgml_distributed'") == []
 
 
+RACES = (
+    "ALTER TABLE zones DETACH PARTITION zone_1",
+    "DROP TABLE zone_2",
+    "CREATE TABLE zone_7 PARTITION OF zones FOR VALUES IN (7)",
+    "ALTER TABLE parcels DROP COLUMN extra, DROP COLUMN mark",
+    "ALTER TYPE phase RENAME VALUE 'begun' TO 'started'",
+    "ALTER DOMAIN weight ADD CONSTRAINT light CHECK (VALUE < 1000)",
+)
+
+
+def test_what_is_under_way_on_the_primary_is_waited_for(servers: Servers) -> None:
+    """Rows move to a default partition, a column goes that replicas are strict about, and values of a type are written that the
+    type has no more: in transactions that began before, and end after."""
+    for place in servers.replicas.values():
+        place.sql("ALTER TABLE parcels ADD CHECK (extra IS NOT NULL), ALTER extra DROP DEFAULT")
+        place.sql("CREATE UNIQUE INDEX ON parcels (mark) WHERE mark >= 0")
+        place.sql("ALTER TABLE parcels ALTER mark SET DEFAULT 1")
+    servers.primary.sql("ALTER TABLE parcels ALTER mark SET DEFAULT -1")
+    with writing_slowly(servers.primary) as done:
+        wait_for(lambda: any("'begun'" in text for text in done), 30, "old labels to be written")
+        servers.changed(*RACES, allow_disruptive=True)
+        wait_for(lambda: any("'started'" in text for text in done), 30, "new labels to be written")
+        servers.streams()
+    servers.equal()
+    for place in (servers.primary, *servers.replicas.values()):
+        assert place.value("SELECT count(*) FROM parcels WHERE phase = 'started'") > 0
+        assert place.value("SELECT count(*) FROM zone_rest WHERE zone IN (1, 2)") > 0
+        assert place.value("SELECT to_regclass('zone_2') IS NULL AND to_regclass('zone_7') IS NOT NULL")
+        assert set(columns(place, "parcels")) == {"id", "phase", "weight"}
+
+
 RELATIONS = (
     "CREATE TABLE fresh (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)",
     "DROP TABLE old",
@@ -323,7 +405,7 @@ RELATIONS = (
 def test_tables_come_and_go_while_rows_are_written(servers: Servers) -> None:
     message = servers.refused(*RELATIONS[:2])
     assert "public.fresh" in message and "public.old" in message
-    servers.primary.sql('CREATE TABLE days_loaded (LIKE "Days" INCLUDING ALL)')
+    servers.primary.sql('CREATE TABLE days_loaded (LIKE "Days" INCLUDING ALL, CHECK (day >= 30 AND day < 40))')
     servers.primary.sql("INSERT INTO days_loaded SELECT 35, i, 'loaded' FROM generate_series(1, 1000) AS i")
     servers.tables.append("public.days_loaded")
     servers.distribute()

@@ -70,6 +70,7 @@ FUNCTIONS = {"now": "s", "random": "v", "nextval": "v", "lower": "i", "gen_rando
 def server(done=0, change: Mapping[str, Any] | None = None, without=(), publication=None, other=None, **more: Any):
     relations = {name: facts for name, facts in copy.deepcopy(RELATIONS).items() if name not in without}
     relations.update(copy.deepcopy(dict(change or {})))
+    relations = {name: facts for name, facts in relations.items() if facts is not None}
     return {
         "progress": {"done": done, "total": 9, "begun": False, **more},
         "other": other,
@@ -140,7 +141,7 @@ def refusal(sql: Any, **more: Any) -> str:
         ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES orders NOT VALID", R),
         ("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs NOT VALID", P),
         ("ALTER TABLE users ADD CONSTRAINT u UNIQUE USING INDEX users_name", R),
-        ("ALTER TABLE parts ATTACH PARTITION loose FOR VALUES IN (2)", R),
+        ("ALTER TABLE parts ATTACH PARTITION empty FOR VALUES IN (2)", R),
         ("ALTER TABLE parts DETACH PARTITION part_1", R),
         ("ALTER INDEX users_name RENAME TO users_by_name", R),
         ("ALTER TABLE users_name RENAME TO users_by_name", R),
@@ -149,6 +150,7 @@ def refusal(sql: Any, **more: Any) -> str:
         ("ALTER SEQUENCE seq MAXVALUE 10", A),
         ("CREATE INDEX CONCURRENTLY i ON users (lower(name), age) INCLUDE (mood) WHERE id > 1", R),
         ("CREATE INDEX i ON empty (age)", R),
+        ("CREATE INDEX i ON ONLY parts (age)", R),
         ("DROP INDEX users_name", A),
         ("DROP INDEX CONCURRENTLY IF EXISTS users_name", A),
         ("CREATE TABLE new (id int PRIMARY KEY, m mood, d timestamptz DEFAULT now(), s serial)", A),
@@ -168,7 +170,6 @@ def refusal(sql: Any, **more: Any) -> str:
         ("CREATE EXTENSION IF NOT EXISTS citext", A),
         ("ALTER TYPE mood ADD VALUE IF NOT EXISTS 'fine' BEFORE 'bad'", A),
         ("ALTER DOMAIN dom DROP NOT NULL", A),
-        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", R),
         ("ALTER DOMAIN dom VALIDATE CONSTRAINT c", R),
         ("DROP TYPE mood", R),
         ("DROP DOMAIN IF EXISTS nothing", R),
@@ -191,7 +192,6 @@ def test_what_needs_no_consent_has_its_place(sql, order):
             A,
             "reads the whole table while it is locked: add the column first",
         ),
-        ("ALTER TABLE users DROP COLUMN id", T, "by which replication finds rows"),
         ("ALTER TABLE users ALTER age SET NOT NULL", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
         ("ALTER TABLE users ADD NOT NULL age", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
         ("ALTER TABLE users ADD CHECK (age > 0)", R, "add it NOT VALID, then VALIDATE CONSTRAINT"),
@@ -199,12 +199,14 @@ def test_what_needs_no_consent_has_its_place(sql, order):
         ("ALTER TABLE users ADD UNIQUE (age)", R, "CREATE UNIQUE INDEX CONCURRENTLY, then add it USING INDEX"),
         ("ALTER TABLE users ADD EXCLUDE USING gist (age WITH =)", R, "locks the table while its index is built"),
         ("ALTER TABLE users ADD PRIMARY KEY (age)", T, "by which replication finds rows"),
-        ("ALTER TABLE users DROP CONSTRAINT pk", T, "drops primary key pk"),
         (
             "ALTER TABLE users ALTER age TYPE bigint USING age::bigint",
             T,
             "to bigint, which locks the table and may rewrite it",
         ),
+        ("ALTER TABLE users ALTER age TYPE timestamptz USING date_trunc('day', age::timestamptz)", T, "may rewrite it"),
+        ("ALTER TABLE users ALTER age TYPE text USING lower(age) || 'now'", T, "may rewrite it"),
+        ("ALTER TABLE users ALTER age SET EXPRESSION AS (lower(name))", T, "rewrites the table"),
         ("ALTER TABLE users REPLICA IDENTITY FULL", T, "by which replication finds rows"),
         ("ALTER TABLE users ADD x int, DROP COLUMN age", T, "write them as statements of their own"),
         (
@@ -222,8 +224,18 @@ def test_what_needs_no_consent_has_its_place(sql, order):
         ("ALTER TYPE mood ADD ATTRIBUTE a int", T, "values have another form"),
         ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", T, "renames attribute a"),
         ("ALTER DOMAIN dom SET NOT NULL", R, "reads all tables that have it"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a')", R, "reads all tables that have it"),
         ("CREATE INDEX ON users (age)", R, "write CREATE INDEX CONCURRENTLY"),
-        ("CREATE INDEX ON parts (age)", R, "until it is built on every partition"),
+        (
+            "CREATE INDEX ON parts (age)",
+            R,
+            "until it is built on every partition: CREATE INDEX .. ON ONLY public.parts, ",
+        ),
+        (
+            "ALTER TABLE parts ATTACH PARTITION loose FOR VALUES IN (2)",
+            R,
+            "reads public.loose while it is locked: first add",
+        ),
     ],
 )
 def test_what_disturbs_needs_consent(sql, order, words):
@@ -277,7 +289,13 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("ALTER TABLE loose RENAME TO lost", "would take it out of distribution shop"),
         ("ALTER TABLE loose RENAME TO orders", "which exists already on prod-db"),
         ("CREATE INDEX CONCURRENTLY ON users (age)", "has no name"),
-        ("CREATE INDEX CONCURRENTLY i ON parts (age)", "which is partitioned"),
+        (
+            "CREATE INDEX CONCURRENTLY i ON parts (age)",
+            "CONCURRENTLY on each partition, and ALTER INDEX .. ATTACH PARTITION",
+        ),
+        ('CREATE INDEX CONCURRENTLY U&"\\0061" ON users (age)', "is named in a way that a rerun could not read"),
+        ('DROP INDEX CONCURRENTLY U&"users\\005fname"', "is named in a way that a rerun could not read"),
+        ("DROP SCHEMA s, stock", "drops schema stock, which pgml_distributions still lists: take it out there"),
         ("DROP INDEX CONCURRENTLY users_name, users_name", "PostgreSQL drops one at a time"),
         (
             "CREATE TABLE other (id int PRIMARY KEY)",
@@ -302,6 +320,22 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("DROP VIEW v", "drops a view"),
         ("CREATE SCHEMA s CREATE TABLE t (id int)", "write these as statements of their own"),
         ("CREATE TYPE mood AS ENUM ()", "creates type public.mood, which exists already on prod-db"),
+        ("ALTER TABLE users ALTER age TYPE int USING random()", "which each server would compute on its own"),
+        (
+            "ALTER TABLE users ALTER age TYPE int USING (age || random())::int",
+            "which each server would compute on its own",
+        ),
+        ("ALTER TABLE users ALTER age TYPE timestamptz USING now()", "which each server would compute on its own"),
+        (
+            "ALTER TABLE users ALTER age TYPE date USING coalesce(age::date, CURRENT_DATE)",
+            "which each server would compute",
+        ),
+        ("ALTER TABLE users ALTER age TYPE date USING coalesce(age::date, 'today')", "which each server would compute"),
+        ("ALTER TABLE users ALTER age TYPE text USING current_user", "which each server would compute on its own"),
+        ("ALTER TABLE users ALTER age TYPE text USING (SELECT 'a')", "which each server would compute on its own"),
+        ("ALTER TABLE users ALTER age TYPE text USING nothing(age)", "calls nothing(), which is not on the primary"),
+        ("ALTER TABLE users ALTER age SET EXPRESSION AS (random())", "which each server would compute on its own"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a') NOT VALID", "would stop the replicas when it is updated: mend"),
         ("ALTER TYPE nothing ADD VALUE 'a'", "is about type public.nothing, which does not exist on prod-db"),
         ("ALTER SEQUENCE seq RESTART", "sets where sequence public.seq stands"),
         ("COMMENT ON TABLE users IS 'x'", "a comment"),
@@ -446,6 +480,112 @@ def test_a_column_is_loosened_where_rows_come_without_it():
     )
 
 
+def unique_index(*columns: str, **more: Any) -> dict[str, Any]:
+    found = {"key": list(columns), "columns": list(columns), "unique": True, "primary": False, "identity": False}
+    return {**found, **more}
+
+
+def test_what_forbids_rows_without_a_column_goes_on_the_replicas_before():
+    """Also what only a replica has; a column by which a replica finds rows goes on all servers at once."""
+    strict = table("age", "other")
+    strict["columns"]["age"].update(has_default=True, not_null=True)
+    strict["constraints"].update(
+        Ours=check("CHECK (age IS NOT NULL)", "age"),
+        k=check("CHECK (other > 'a')", "other"),
+        f={"type": "f", "columns": ["age"], "expression": "", "valid": True},
+        u={"type": "u", "columns": ["id", "age"], "expression": "", "valid": True},
+        x={"type": "x", "columns": [], "expression": "EXCLUDE USING gist (f(age) WITH =)", "valid": True},
+    )
+    strict["indexes"] = {
+        "u": unique_index("id", "age"),
+        "by age": unique_index("id", columns=["id", "age"]),
+        "x": unique_index(columns=["age"], unique=False),
+        "slow": unique_index("age", unique=False),
+        "other": unique_index("other"),
+    }
+    strict["within"] = [
+        {"table": "stock.part", "name": "by_age", "type": "i", "columns": ["age"]},
+        {"table": "stock.part", "name": "c", "type": "c", "columns": ["age"]},
+        {"table": "stock.part", "name": "o", "type": "c", "columns": ["other"]},
+    ]
+    held = {"public.users": strict}
+    (phase,) = plan("ALTER TABLE users DROP age", replicas={"m": server(), "n": server(change=held)})["phases"]
+    assert phase["order"] == R and phase["before"] == [
+        'ALTER TABLE public.users DROP CONSTRAINT IF EXISTS "Ours"',
+        "ALTER TABLE public.users DROP CONSTRAINT IF EXISTS u",
+        "ALTER TABLE public.users DROP CONSTRAINT IF EXISTS x",
+        'DROP INDEX IF EXISTS public."by age"',
+        "DROP INDEX IF EXISTS stock.by_age",
+        "ALTER TABLE stock.part DROP CONSTRAINT IF EXISTS c",
+    ]
+    strict["key"] = ["age"]
+    sides: dict[str, Any] = {"replicas": {"m": server(), "n": server(change=held)}}
+    assert "by which replication finds rows" in refusal("ALTER TABLE users DROP age", **sides)
+    (phase,) = plan("ALTER TABLE users DROP age", allow=True, **sides)["phases"]
+    assert (phase["order"], phase["before"]) == (T, [])
+    strict["key"], strict["constraints"]["pk"]["columns"] = ["id"], ["age"]
+    assert orders("ALTER TABLE users DROP age", allow=True, replicas={"n": server(change=held)}) == [T]
+
+
+TYPED = {
+    "public.mood": {"kind": "e", "distributed": True, "tables": ["public.users", 'stock."Bin Ü"']},
+    "public.dom": {"kind": "d", "distributed": True, "tables": ["public.orders"]},
+    "public.apart": {"kind": "e", "distributed": False, "tables": []},
+}
+
+
+def typed() -> dict[str, Any]:
+    made = server()
+    made["facts"]["types"] = copy.deepcopy(TYPED)
+    return made
+
+
+LOCK = 'LOCK TABLE public.users, stock."Bin Ü" IN SHARE ROW EXCLUSIVE MODE'
+
+
+@pytest.mark.parametrize(
+    ("sql", "lock"),
+    [
+        ("ALTER TYPE mood RENAME VALUE 'a' TO 'b'", LOCK),
+        ("ALTER TYPE mood ADD ATTRIBUTE a int", LOCK),
+        ("ALTER TYPE mood DROP ATTRIBUTE a", LOCK),
+        ("ALTER TYPE mood RENAME ATTRIBUTE a TO b", LOCK),
+        ("ALTER DOMAIN dom SET NOT NULL", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
+        ("ALTER DOMAIN dom ADD CHECK (value > 'a')", "LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE"),
+        ("ALTER DOMAIN dom DROP NOT NULL", None),
+        ("ALTER DOMAIN dom RENAME CONSTRAINT a TO b", None),
+        ("ALTER TYPE mood ADD VALUE 'x'", None),
+        ("ALTER TYPE apart RENAME VALUE 'a' TO 'b'", None),
+    ],
+)
+def test_who_writes_old_values_of_a_type_is_waited_for(sql, lock):
+    """Changing a type locks no table: without that, a value of before could be committed after the mark in the stream."""
+    made = plan(sql, primary=typed(), replicas={"ml-1": typed()}, allow=True)
+    (phase,) = made["phases"]
+    assert phase["primary"][0]["sql"] == (f"{lock};\n{sql}" if lock else sql)
+    assert phase["replicas"][0]["sql"] == sql
+    assert (
+        ("LOCK TABLE" in "\n".join(made["lines"]))
+        is ("lets no rows be written" in "\n".join(made["lines"]))
+        is bool(lock)
+    )
+
+
+def test_the_tables_of_a_type_are_known_by_what_they_are_called_then():
+    sql = (
+        "ALTER TABLE loose ADD x mood[]; ALTER TABLE loose RENAME TO new; ALTER TYPE mood RENAME TO m;"
+        "ALTER TYPE m RENAME VALUE 'a' TO 'b'; ALTER TYPE m RENAME VALUE 'b' TO 'c'"
+    )
+    made = plan(sql, primary=typed(), replicas={"ml-1": typed()}, allow=True)
+    lock = LOCK.replace("public.users", "public.new, public.users")
+    assert [phase["last"] for phase in made["phases"]] == [1, 3, 4, 5]
+    assert made["phases"][2]["primary"][0]["sql"].split(";\n")[0] == lock
+    gone = plan(
+        "DROP TABLE loose; " + sql[sql.index("ALTER TYPE") :], primary=typed(), replicas={"ml-1": typed()}, allow=True
+    )
+    assert gone["phases"][2]["primary"][0]["sql"].split(";\n")[0] == LOCK
+
+
 LISTED = {"name": "shop", "tables": [{"name": "users", "columns": ["id", "name", "new"], "where": "id > 0"}]}
 
 
@@ -531,19 +671,248 @@ def test_partitions_of_a_table_that_is_published_by_its_root_stay():
         assert "published by its root" in refusal(sql, primary=by_root)
 
 
+def test_a_constraint_is_named_as_people_do():
+    views = {
+        "ADD UNIQUE (age)": "adds a unique constraint to public.users",
+        "ADD CONSTRAINT u UNIQUE (age)": "adds unique constraint u to public.users",
+        "ADD CONSTRAINT x EXCLUDE USING gist (age WITH =)": "adds exclusion constraint x to public.users",
+        "ADD EXCLUDE USING gist (age WITH =)": "adds an exclusion constraint to public.users",
+        "ADD CHECK (age > 1)": "adds a constraint to public.users",
+    }
+    for sql, words in views.items():
+        assert plan(f"ALTER TABLE users {sql}", allow=True)["phases"][0]["why"] == words
+
+
 def test_rows_that_nobody_updates_need_no_key():
     inserts = server(publication={"publish": ["insert"]})
     assert orders("CREATE TABLE new (id int)", primary=inserts) == [A]
     assert orders("CREATE TABLE anything (id int PRIMARY KEY)", listed={"name": "shop"}) == [A]
 
 
-def test_an_identity_that_is_an_index_is_not_dropped_lightly():
-    held = table(constraints={}, key=["name"])
+ELSEWHERE = {"public.users": table(publications=["pgml_other"])}
+
+
+@pytest.mark.parametrize(
+    ("sql", "refused"),
+    [
+        ("ALTER TABLE users ADD x int", True),
+        ("ALTER TABLE users DROP age", True),
+        ("ALTER TABLE users ALTER age DROP NOT NULL", True),
+        ("ALTER TABLE users RENAME age TO years", True),
+        ("ALTER TABLE users REPLICA IDENTITY FULL", True),
+        ("DROP TABLE users", True),
+        ("ALTER TYPE mood ADD VALUE 'x'", True),
+        ("ALTER DOMAIN dom DROP NOT NULL", True),
+        ("CREATE TABLE stock.x (id int PRIMARY KEY)", True),
+        ("CREATE TABLE x PARTITION OF parts FOR VALUES IN (5)", True),
+        ("ALTER TABLE users ALTER age SET DEFAULT 5", False),
+        ("ALTER TABLE users ADD CHECK (age > 1) NOT VALID", False),
+        ("CREATE INDEX CONCURRENTLY i ON users (age)", False),
+        ("DROP INDEX users_name", False),
+    ],
+)
+def test_a_table_that_others_publish_too_is_left_as_it_is(sql, refused):
+    held = {**ELSEWHERE, "public.parts": table(kind="p", publications=["pgml_other"])}
+    primary = server(change=held, publication={"others": {"all_tables": [], "schemas": {"stock": ["pgml_other"]}}})
+    for name, each in primary["facts"]["types"].items():
+        each["publications"] = ["pgml_other"] if name in TYPES else []
+    options: dict[str, Any] = {"listed": {**SHOP, "tables": SHOP["tables"][1:]}, "primary": primary, "allow": True}
+    if refused:
+        assert "also published by pgml_other, whose subscribers would stop" in refusal(sql, **options)
+    else:
+        assert plan(sql, **options)
+    assert plan(sql, **{**options, "primary": server()})
+
+
+def test_the_gate_is_not_for_subscribers_of_others():
+    whole = server(publication={"others": {"all_tables": ["everything"], "schemas": {}}})
+    sql = "ALTER TABLE users RENAME age TO years"
+    assert "publication everything is for all tables" in refusal(sql, primary=whole, allow=True)
+    assert "also published by everything" in refusal("CREATE TABLE new (id int PRIMARY KEY)", primary=whole)
+    assert orders("CREATE INDEX CONCURRENTLY i ON users (age)", primary=whole) == [R]
+
+
+def by_index() -> dict[str, Any]:
+    held = table(key=["name"], identity="i", identity_index="users_name")
+    held["indexes"] = {"users_name": unique_index("name", identity=True), "pk": unique_index("id", primary=True)}
+    held["constraints"]["users_name"] = {"type": "u", "columns": ["name"], "expression": "", "valid": True}
     facts = {"public.users": held, "public.users_name": index("public.users", "name", unique=True)}
-    sides = {"primary": server(change=facts), "replicas": {"ml-1": server(change=facts)}}
-    assert "by which replication finds rows of public.users" in refusal("DROP INDEX users_name", **sides)
+    return {"primary": server(change=facts), "replicas": {"ml-1": server(change=facts)}}
+
+
+BACK = "; ALTER TABLE users REPLICA IDENTITY DEFAULT"
+
+
+def test_an_index_that_finds_rows_is_not_dropped_lightly():
+    """Also where there is a primary key, which is not what finds them."""
+    sides = by_index()
+    assert "by which replication finds rows of public.users" in refusal("DROP INDEX users_name" + BACK, **sides)
     assert "write it without" in refusal("DROP INDEX CONCURRENTLY users_name", **sides)
-    assert orders("DROP INDEX users_name", allow=True, **sides) == [T]
+    assert "drops unique constraint users_name" in refusal(
+        "ALTER TABLE users DROP CONSTRAINT users_name" + BACK, **sides
+    )
+    for sql in ("DROP INDEX users_name", "ALTER TABLE users DROP CONSTRAINT users_name"):
+        assert orders(sql + BACK, allow=True, **sides) == [T, T]
+        assert orders(BACK[2:] + "; " + sql, allow=True, **sides) == [T, A]
+    assert orders("ALTER TABLE users DROP CONSTRAINT pk", allow=True, **sides) == [T]
+    assert orders("DROP INDEX users_name") == [A]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kept"),
+    [
+        ("ALTER TABLE users DROP CONSTRAINT pk", "ALTER TABLE users ADD PRIMARY KEY (name)"),
+        ("ALTER TABLE users DROP id", "ALTER TABLE users REPLICA IDENTITY FULL"),
+        ("ALTER TABLE loose DROP id; ALTER TABLE loose RENAME TO new", "ALTER TABLE new ADD PRIMARY KEY (name)"),
+        ("ALTER TABLE users DROP CONSTRAINT pk", "CREATE UNIQUE INDEX CONCURRENTLY i ON users (name);"
+         "ALTER TABLE users ADD CONSTRAINT j UNIQUE USING INDEX i; ALTER TABLE users REPLICA IDENTITY USING INDEX j"),
+    ],
+)  # fmt: skip
+def test_no_table_is_left_without_what_finds_its_rows(sql, kept):
+    message = refusal(sql, allow=True)
+    assert "would have no replica identity afterwards, so that UPDATE and DELETE fail on the primary" in message
+    assert plan(f"{sql}; {kept}", allow=True)
+    inserts = server(publication={"publish": ["insert"]})
+    assert plan(sql, primary=inserts, allow=True)
+    without = {"public.users": table(constraints={}, key=[]), "public.loose": table(constraints={}, key=[])}
+    assert plan("ALTER TABLE users DROP name", primary=server(change=without))
+
+
+@pytest.mark.parametrize(
+    "sql", ["DROP INDEX users_name", "ALTER TABLE users DROP name", "ALTER TABLE users DROP CONSTRAINT users_name"]
+)
+def test_no_identity_is_dropped_with_its_index(sql):
+    assert "would have no replica identity afterwards" in refusal(sql, allow=True, **by_index())
+    lost = "ALTER TABLE users REPLICA IDENTITY DEFAULT; ALTER TABLE users DROP CONSTRAINT pk"
+    assert "would have no replica identity afterwards" in refusal(lost, allow=True, **by_index())
+
+
+RANGE = {"strategy": "r", "columns": ["age"]}
+LIST = {"strategy": "l", "columns": ["age"]}
+
+
+@pytest.mark.parametrize(
+    ("by", "bound", "said", "proven"),
+    [
+        (RANGE, "FROM (30) TO (40)", "age >= 30 AND age < 40", True),
+        (RANGE, "FROM (30) TO (40)", "((age >= '30'::integer) AND (age < 40)) AND (name <> 'x')", True),
+        (RANGE, "FROM (MINVALUE) TO ('2020-01-01')", "age < '2020-01-01'::date", True),
+        (RANGE, "FROM (30) TO (40)", "age >= 30 AND age <= 39", False),
+        (RANGE, "FROM (30) TO (40)", "age >= 30 OR age < 40", False),
+        (RANGE, "FROM (30) TO (40)", "name >= '30' AND name < '40'", False),
+        (LIST, "IN ('a', 'b')", "age = ANY (ARRAY['a'::text, 'b'::text])", True),
+        (LIST, "IN ('a', 'b')", "age IN ('b')", True),
+        (LIST, "IN ('a', 'b')", "age = 'a'", True),
+        (LIST, "IN ('a', 'b')", "age IN ('a', 'c')", False),
+        (LIST, "IN ('a', 'b')", "age <> 'a'", False),
+        ({"strategy": "h", "columns": ["age"]}, "WITH (MODULUS 2, REMAINDER 1)", "age > 1", False),
+        ({"strategy": "r", "columns": [None]}, "FROM (30) TO (40)", "age >= 30 AND age < 40", False),
+        (None, "FROM (30) TO (40)", "age >= 30 AND age < 40", False),
+    ],
+)
+def test_a_check_that_says_the_same_as_the_bounds_saves_reading(by, bound, said, proven):
+    loose = table(constraints={"c": check(f"CHECK (({said}))", "age")})
+    loose["columns"]["age"]["not_null"] = True
+    held = {"public.parts": table(kind="p", partitioned_by=by), "public.loose": loose}
+    sides = {"primary": server(change=held), "replicas": {"ml-1": server(change=held)}}
+    sql = f"ALTER TABLE parts ATTACH PARTITION loose FOR VALUES {bound}"
+    assert plan(sql, allow=True, **sides)["disruptive"] is not proven
+    loose["constraints"]["c"]["valid"] = False
+    sides["primary"] = server(change=held)
+    assert "reads public.loose" in refusal(sql, **sides)
+    loose["constraints"] = {}
+    sides["primary"] = server(change=held)
+    checked = f"ALTER TABLE loose ADD CONSTRAINT c CHECK ({said}) NOT VALID; ALTER TABLE loose VALIDATE CONSTRAINT c;"
+    assert (
+        plan(f"{checked} {sql}; ALTER TABLE parts DETACH PARTITION loose", allow=True, **sides)["disruptive"]
+        is not proven
+    )
+    loose["columns"]["age"]["not_null"] = False
+    sides["primary"] = server(change=held)
+    assert plan(checked + sql, allow=True, **sides)["disruptive"]
+
+
+def test_a_table_that_a_replica_has_by_itself_is_not_attached():
+    sql = "ALTER TABLE parts ATTACH PARTITION empty FOR VALUES IN (5)"
+    apart = {"public.empty": table(distributed=False, empty=False)}
+    replicas = {"ml-1": server(), "ml-2": server(change=apart)}
+    message = refusal(sql, replicas=replicas, allow=True)
+    assert "attaches public.empty, which ml-2 does not receive and has rows of its own in" in message
+    apart["public.empty"]["empty"] = True
+    assert orders(sql, replicas={"ml-1": server(), "ml-2": server(change=apart)}) == [R]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rewrites"),
+    [
+        ("character varying(20)", "varchar(50)", False),
+        ("character varying(20)", "text", False),
+        ("character varying(20)", "varchar", False),
+        ("text", "varchar", False),
+        ("character varying", "text", False),
+        ("character varying(20)", "varchar(10)", True),
+        ("character varying(20)", 'text COLLATE "C"', True),
+        ("character varying(20)", "text USING lower(age)", True),
+        ("character varying(20)[]", "text", True),
+        ("text", "varchar(10)", True),
+        ("character(20)", "text", True),
+    ],
+)
+def test_types_that_only_take_more_rewrite_nothing(old, new, rewrites):
+    held = table()
+    held["columns"]["age"]["type"] = old
+    sides = {"primary": server(change={"public.users": held})}
+    made = plan(f"ALTER TABLE users ALTER age TYPE {new}", allow=True, **sides)
+    view = " ".join(" ".join(made["lines"]).split())
+    assert ("while it is rewritten" in view) is rewrites and ("without rewriting it" in view) is not rewrites
+    held["constraints"]["c"] = check("CHECK (age <> 'x')", "age")
+    read = plan(f"ALTER TABLE users ALTER age TYPE {new}", allow=True, primary=server(change={"public.users": held}))
+    assert ("while it is read" in "\n".join(read["lines"])) is not rewrites
+
+
+def with_default(**more: Any) -> dict[str, Any]:
+    default = {"name": "public.rest", "empty": False}
+    held = {
+        "public.parts": table(kind="p", default=default),
+        "public.part_1": table(parent="public.parts", parent_default=default),
+        "public.rest": table(parent="public.parts", parent_default=default),
+        **more,
+    }
+    sides = server(change=held)
+    return {"primary": sides, "replicas": {"ml-1": sides}}
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("CREATE TABLE x PARTITION OF parts FOR VALUES IN (5)", "locks the default partition public.rest and reads it"),
+        ("ALTER TABLE parts ATTACH PARTITION empty FOR VALUES IN (5)", "default partition public.rest and reads it"),
+        ("ALTER TABLE parts DETACH PARTITION part_1", "public.rest, into which its rows go from then on"),
+        ("DROP TABLE part_1", "public.rest, into which its rows go from then on"),
+    ],
+)
+def test_partitions_beside_a_default_one_come_and_go_together(sql, words):
+    message = refusal(sql, **with_default())
+    assert words in message and "pgml_schema_change_allow_disruptive" in message
+    made = plan(sql, allow=True, **with_default())
+    assert [phase["order"] for phase in made["phases"]] == [T] and made["joins"] and made["gate"]
+    assert "locks default partition public.rest while it" in "\n".join(made["lines"])
+    assert refusal("DROP TABLE part_1", **with_default(**{"public.parts": None}))
+
+
+def test_the_default_partition_itself_is_as_any_other():
+    sides = with_default()
+    assert orders("ALTER TABLE parts DETACH PARTITION rest", **sides) == [R]
+    assert orders("DROP TABLE rest; DROP TABLE part_1", **sides) == [R, R]
+    assert orders("CREATE TABLE x PARTITION OF parts DEFAULT; CREATE TABLE y PARTITION OF parts DEFAULT") == [A, A]
+    sql = "CREATE TABLE x PARTITION OF parts DEFAULT; CREATE TABLE y PARTITION OF parts FOR VALUES IN (5)"
+    assert orders(sql, allow=True) == [A, T]
+    assert orders(sql.replace("y", "z") + "; ALTER TABLE x RENAME TO new; DROP TABLE z", allow=True) == [A, T, R, T]
+    whole = (
+        "CREATE TABLE new (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE d PARTITION OF new DEFAULT;"
+        "CREATE TABLE x PARTITION OF new FOR VALUES IN (5); DROP TABLE x"
+    )
+    assert orders(whole) == [A, A, A, R]
 
 
 # --- a rerun ----------------------------------------------------------------------------------------------------------------
@@ -565,7 +934,7 @@ def test_what_is_done_everywhere_is_left_out():
 
 def test_a_rerun_places_a_statement_as_the_first_run_did():
     """Where the primary has run it, by what the replicas still hold."""
-    sql = "ALTER TABLE users DROP id; ALTER TABLE users DROP age"
+    sql = "ALTER TABLE users DROP id; ALTER TABLE users DROP age; ALTER TABLE users REPLICA IDENTITY FULL"
     gone = table()
     del gone["columns"]["id"]
     gone["key"] = []
@@ -573,8 +942,9 @@ def test_a_rerun_places_a_statement_as_the_first_run_did():
         sql,
         primary=server(1, {"public.users": gone}),
         replicas={"ml-1": server(), "ml-2": server(1, {"public.users": gone})},
+        allow=True,
     )
-    assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(T, 1), (R, 2)]
+    assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(T, 1), (R, 2), (T, 3)]
 
 
 def test_what_an_unfinished_run_has_made_is_still_made_by_the_change():
@@ -726,6 +1096,10 @@ def test_names_are_found():
     ]
     assert found["types"] == ["stock.mood", "public.feeling", "public.d", "public.t", "public.u"]
     assert found["functions"] == ["f", "now", "pg_catalog.lower"]
+    expressions = (
+        "ALTER TABLE t ALTER a TYPE int USING f(g(a)), ALTER b SET EXPRESSION AS (h(a)), ADD c int DEFAULT i()"
+    )
+    assert schema_change_mentions(expressions)["functions"] == ["f", "g", "h", "i"]
     assert found["total"] == 11 and re.fullmatch("[0-9a-f]{12}", found["change"])
 
 

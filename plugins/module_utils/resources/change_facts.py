@@ -47,7 +47,7 @@ def read(session: Session, kind: str, name: str, asked: Any) -> dict[str, Any]:
         "version": session.version,
         "database": session.value("SELECT current_database()::text"),
         "relations": _relations(session, name if kind == "publication" else None, asked["relations"], distributed),
-        "types": _types(session, asked["types"], distributed),
+        "types": _types(session, name if kind == "publication" else None, asked["types"], distributed),
         "functions": _functions(session, asked["functions"]),
     }
     if kind == "publication":
@@ -78,7 +78,26 @@ def _publication(session: Session, name: str) -> dict[str, Any]:
         "schemas": [each.nspname for each in schemas],
         "via_partition_root": row.pubviaroot,
         "publish": [operation for operation in OPERATIONS if getattr(row, "pub" + operation)],
+        "others": _wide_publications(session, name),
     }
+
+
+def _wide_publications(session: Session, name: str) -> dict[str, Any]:
+    """Other publications that take in tables by themselves: of the whole database, and of schemas."""
+    found: dict[str, Any] = {"all_tables": [], "schemas": {}}
+    schemas = (
+        "SELECT p.pubname, NULL AS nspname FROM pg_publication AS p WHERE p.puballtables AND p.pubname <> %(name)s"
+    )
+    if session.version >= SCHEMAS_SINCE:
+        schemas += (
+            " UNION ALL SELECT p.pubname, n.nspname FROM pg_publication AS p"
+            " JOIN pg_publication_namespace AS pn ON pn.pnpubid = p.oid JOIN pg_namespace AS n ON n.oid = pn.pnnspid"
+            " WHERE p.pubname <> %(name)s"
+        )
+    for row in session.rows(schemas + " ORDER BY 1, 2", {"name": name}):
+        held = found["all_tables"] if row.nspname is None else found["schemas"].setdefault(row.nspname, [])
+        held.append(row.pubname)
+    return found
 
 
 _RELATIONS = (
@@ -108,21 +127,33 @@ def _relations(
     rows = session.rows(query, {"labels": list(dict.fromkeys(labels)), "distributed": list(distributed)})
     oids = [row.oid for row in rows]
     columns = _columns(session, oids)
-    keys = _keys(session, oids)
+    indexes = _indexes(session, oids)
     constraints = _constraints(session, oids)
+    partitions = _partitioning(session, oids)
+    inner = _within(session, [row.oid for row in rows if row.kind == "p"])
     lists = _lists(session, publication, oids) if publication else {}
+    others = _other_publications(session, publication, oids) if publication else {}
     return {
         row.label: {
             "kind": row.kind,
             "distributed": row.distributed,
             "listed": lists.get(row.oid),
             "columns": columns.get(row.oid, {}),
-            "key": list(columns.get(row.oid, {})) if row.identity == "f" else keys.get(row.oid, []),
+            "key": list(columns.get(row.oid, {})) if row.identity == "f" else _key(row, indexes.get(row.oid, {})),
+            "identity": row.identity,
+            "identity_index": _identity_index(row, indexes.get(row.oid, {})),
+            "indexes": indexes.get(row.oid, {}),
             "constraints": constraints.get(row.oid, {}),
             "table": row.table_name,
             "unique": bool(row.is_unique),
             "parent": row.parent,
             "empty": bool(row.empty),
+            "default": None,
+            "parent_default": None,
+            "partitioned_by": None,
+            **partitions.get(row.oid, {}),
+            "within": inner.get(row.oid, []),
+            "publications": others.get(row.oid, []),
         }
         for row in rows
     }
@@ -156,19 +187,111 @@ def _columns(session: Session, oids: Sequence[int]) -> dict[int, dict[str, Any]]
     return found
 
 
-def _keys(session: Session, oids: Sequence[int]) -> dict[int, list[str]]:
-    """The columns of the index that is the replica identity, by table."""
-    return {
-        row.indrelid: row.columns
-        for row in session.rows(
-            "SELECT x.indrelid, array(SELECT a.attname::text FROM unnest(x.indkey) WITH ORDINALITY AS k(attnum, place)"
-            "  JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = k.attnum WHERE k.place <= x.indnkeyatts"
-            "  ORDER BY k.place) AS columns"
-            " FROM pg_index AS x JOIN pg_class AS c ON c.oid = x.indrelid WHERE c.oid = ANY(%s::oid[])"
-            " AND CASE c.relreplident WHEN 'd' THEN x.indisprimary WHEN 'i' THEN x.indisreplident END",
-            [list(oids)],
+def _indexes(session: Session, oids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The indexes of tables by their names: what they are about, and whether rows are found by them."""
+    found: dict[int, dict[str, Any]] = {}
+    for row in session.rows(
+        "SELECT x.indrelid, c.relname, x.indisunique, x.indisprimary, x.indisreplident,"
+        " array(SELECT a.attname::text FROM unnest(x.indkey) WITH ORDINALITY AS k(attnum, place)"
+        "  JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = k.attnum WHERE k.place <= x.indnkeyatts"
+        "  ORDER BY k.place) AS key,"
+        " array(SELECT a.attname::text FROM pg_depend AS d JOIN pg_attribute AS a ON a.attrelid = d.refobjid"
+        "  AND a.attnum = d.refobjsubid WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid"
+        "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = x.indrelid AND d.refobjsubid > 0"
+        "  ORDER BY a.attnum) AS also"
+        " FROM pg_index AS x JOIN pg_class AS c ON c.oid = x.indexrelid WHERE x.indrelid = ANY(%s::oid[])"
+        " ORDER BY x.indrelid, c.relname",
+        [list(oids)],
+    ):
+        found.setdefault(row.indrelid, {})[row.relname] = {
+            "key": row.key,
+            "columns": list(dict.fromkeys(row.key + row.also)),
+            "unique": row.indisunique,
+            "primary": row.indisprimary,
+            "identity": row.indisreplident,
+        }
+    return found
+
+
+def _identity_index(row: Any, indexes: dict[str, Any]) -> str | None:
+    """The index that finds rows: where the identity is the default, that of the primary key."""
+    which = {"d": "primary", "i": "identity"}.get(row.identity, "")
+    return next((name for name, each in indexes.items() if each.get(which)), None)
+
+
+def _key(row: Any, indexes: dict[str, Any]) -> list[str]:
+    name = _identity_index(row, indexes)
+    return list(indexes[name]["key"]) if name else []
+
+
+def _partitioning(session: Session, oids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Of a partitioned table what it is divided by, and its default partition; of a partition, that beside it."""
+    found: dict[int, dict[str, Any]] = {}
+    query = (
+        "SELECT o.oid, pt.partrelid = o.oid AS own, pt.partstrat, {default_name} AS name, d.oid IS NOT NULL AS there,"
+        " (SELECT sum(pg_relation_size(l.relid)) = 0 FROM pg_partition_tree(d.oid) AS l WHERE l.isleaf) AS empty,"
+        " array(SELECT a.attname::text FROM unnest(pt.partattrs::int2[]) WITH ORDINALITY AS k(attnum, place)"
+        "  LEFT JOIN pg_attribute AS a ON a.attrelid = pt.partrelid AND a.attnum = k.attnum ORDER BY k.place) AS columns"
+        " FROM unnest(%s::oid[]) AS o(oid) LEFT JOIN pg_inherits AS i ON i.inhrelid = o.oid"
+        " JOIN pg_partitioned_table AS pt ON pt.partrelid IN (o.oid, i.inhparent)"
+        " LEFT JOIN pg_class AS d ON d.oid = pt.partdefid LEFT JOIN pg_namespace AS dn ON dn.oid = d.relnamespace"
+    ).replace("{default_name}", _name_of("dn", "d"))
+    for row in session.rows(query, [list(oids)]):
+        default = {"name": row.name, "empty": bool(row.empty)} if row.there else None
+        facts = found.setdefault(row.oid, {})
+        facts["default" if row.own else "parent_default"] = default
+        if row.own:
+            facts["partitioned_by"] = {"strategy": row.partstrat, "columns": row.columns}
+    return found
+
+
+def _within(session: Session, oids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    """Of partitioned tables, what their partitions forbid by themselves."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    if not oids:
+        return found
+    query = (
+        "SELECT r.root, {table_name} AS table_name, o.name, o.type, o.columns"
+        " FROM (SELECT o AS root, t.relid::oid AS oid FROM unnest(%s::oid[]) AS o, pg_partition_tree(o) AS t"
+        "  WHERE t.level > 0) AS r"
+        " JOIN pg_class AS c ON c.oid = r.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN ("
+        " SELECT k.conrelid, k.conname AS name, k.contype::text AS type, array(SELECT a.attname::text FROM pg_attribute AS a"
+        "   WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)) AS columns FROM pg_constraint AS k"
+        "  WHERE k.contype IN ('c', 'u', 'x') AND k.coninhcount = 0"
+        " UNION ALL SELECT x.indrelid, xc.relname, 'i', array(SELECT DISTINCT a.attname::text FROM pg_depend AS d"
+        "   JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid"
+        "   WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid AND d.refobjid = x.indrelid)"
+        "  FROM pg_index AS x JOIN pg_class AS xc ON xc.oid = x.indexrelid WHERE x.indisunique AND NOT xc.relispartition"
+        "   AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = x.indexrelid AND k.conrelid = x.indrelid)"
+        " ) AS o ON o.conrelid = r.oid ORDER BY 1, 2, 3"
+    ).replace("{table_name}", _name_of("n", "c"))
+    for row in session.rows(query, [list(oids)]):
+        found.setdefault(row.root, []).append(
+            {"table": row.table_name, "name": row.name, "type": row.type, "columns": row.columns}
         )
-    }
+    return found
+
+
+def _other_publications(session: Session, publication: str, oids: Sequence[int]) -> dict[int, list[str]]:
+    """The other publications that carry tables, their partitions, or what they are partitions of."""
+    members = ["SELECT pr.prpubid AS publication, pr.prrelid AS oid FROM pg_publication_rel AS pr"]
+    if session.version >= SCHEMAS_SINCE:
+        members.append(
+            "SELECT pn.pnpubid, c.oid FROM pg_publication_namespace AS pn JOIN pg_class AS c ON c.relnamespace = pn.pnnspid"
+        )
+    query = (
+        "WITH RECURSIVE up(oid, kin) AS (SELECT o, o FROM unnest(%(oids)s::oid[]) AS o"
+        "  UNION SELECT up.oid, i.inhparent FROM up JOIN pg_inherits AS i ON i.inhrelid = up.kin),"
+        " down(oid, kin) AS (SELECT o, o FROM unnest(%(oids)s::oid[]) AS o"
+        "  UNION SELECT down.oid, i.inhrelid FROM down JOIN pg_inherits AS i ON i.inhparent = down.kin),"
+        " members AS ({members})"
+        " SELECT kin.oid, array_agg(DISTINCT p.pubname::text) AS names"
+        " FROM (SELECT * FROM up UNION SELECT * FROM down) AS kin JOIN pg_class AS c ON c.oid = kin.kin"
+        " JOIN pg_publication AS p ON p.pubname <> %(name)s AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'"
+        " AND (p.puballtables OR EXISTS (SELECT FROM members AS m WHERE m.publication = p.oid AND m.oid = kin.kin))"
+        " GROUP BY kin.oid"
+    ).replace("{members}", " UNION ALL ".join(members))
+    return {row.oid: row.names for row in session.rows(query, {"name": publication, "oids": list(oids)})}
 
 
 def _constraints(session: Session, oids: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -207,27 +330,51 @@ def _lists(session: Session, publication: str, oids: Sequence[int]) -> dict[int,
     }
 
 
-def _types(session: Session, labels: Sequence[str], distributed: Sequence[int]) -> dict[str, Any]:
-    """Types, and whether a distributed table has a column of them, of arrays of them, or of what is made of them."""
+def _types(
+    session: Session, publication: str | None, labels: Sequence[str], distributed: Sequence[int]
+) -> dict[str, Any]:
+    """Types, and the distributed tables that have a column of them, of arrays of them, or of what is made of them."""
     if not labels:
         return {}
+    query = (
+        "WITH RECURSIVE wanted AS (SELECT label, to_regtype(label)::oid AS oid FROM unnest(%s::text[]) AS label),"
+        " uses(label, oid) AS (SELECT label, oid FROM wanted WHERE oid IS NOT NULL"
+        "  UNION SELECT u.label, m.made FROM uses AS u JOIN ("
+        "   SELECT typelem AS of, oid AS made FROM pg_type WHERE typcategory = 'A'"
+        "   UNION ALL SELECT typbasetype, oid FROM pg_type WHERE typtype = 'd'"
+        "   UNION ALL SELECT rngsubtype, rngtypid FROM pg_range"
+        "   UNION ALL SELECT a.atttypid, c.reltype FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
+        "    WHERE c.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped) AS m ON m.of = u.oid)"
+        " SELECT w.label, t.typtype AS kind, array(SELECT DISTINCT a.attrelid FROM uses AS u"
+        "  JOIN pg_attribute AS a ON a.atttypid = u.oid JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')"
+        "  WHERE u.label = w.label AND a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped) AS tables"
+        " FROM wanted AS w JOIN pg_type AS t ON t.oid = w.oid"
+    )
+    rows = session.rows(query, [list(dict.fromkeys(labels)), list(distributed)])
+    users = list({oid for row in rows for oid in row.tables})
+    names = _topmost(session, users)
+    others = _other_publications(session, publication, users) if publication and users else {}
     return {
-        row.label: {"kind": row.kind, "distributed": row.distributed}
-        for row in session.rows(
-            "WITH RECURSIVE wanted AS (SELECT label, to_regtype(label)::oid AS oid FROM unnest(%s::text[]) AS label),"
-            " uses(label, oid) AS (SELECT label, oid FROM wanted WHERE oid IS NOT NULL"
-            "  UNION SELECT u.label, m.made FROM uses AS u JOIN ("
-            "   SELECT typelem AS of, oid AS made FROM pg_type WHERE typcategory = 'A'"
-            "   UNION ALL SELECT typbasetype, oid FROM pg_type WHERE typtype = 'd'"
-            "   UNION ALL SELECT rngsubtype, rngtypid FROM pg_range"
-            "   UNION ALL SELECT a.atttypid, c.reltype FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
-            "    WHERE c.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped) AS m ON m.of = u.oid)"
-            " SELECT w.label, t.typtype AS kind, EXISTS (SELECT FROM uses AS u JOIN pg_attribute AS a ON a.atttypid = u.oid"
-            "  WHERE u.label = w.label AND a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped) AS distributed"
-            " FROM wanted AS w JOIN pg_type AS t ON t.oid = w.oid",
-            [list(dict.fromkeys(labels)), list(distributed)],
-        )
+        row.label: {
+            "kind": row.kind,
+            "distributed": bool(row.tables),
+            "tables": sorted(names[oid] for oid in row.tables if oid in names),
+            "publications": sorted({name for oid in row.tables for name in others.get(oid, [])}),
+        }
+        for row in rows
     }
+
+
+def _topmost(session: Session, oids: Sequence[int]) -> dict[int, str]:
+    """The names of tables; not those of partitions, which have what the table has that they are part of."""
+    if not oids:
+        return {}
+    query = (
+        "SELECT c.oid, {name} AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE c.oid = ANY(%(oids)s::oid[]) AND NOT EXISTS (SELECT FROM pg_inherits AS i"
+        "  WHERE c.relispartition AND i.inhrelid = c.oid AND i.inhparent = ANY(%(oids)s::oid[]))"
+    ).replace("{name}", _name_of("n", "c"))
+    return {row.oid: row.name for row in session.rows(query, {"oids": list(oids)})}
 
 
 def _functions(session: Session, labels: Sequence[str]) -> dict[str, str]:
