@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible_collections.postgresml.distributed.plugins.filter.schema_changes import FilterModule
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.mentions import schema_change_mentions
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.rollout import schema_change_plan
@@ -1177,3 +1178,15 @@ def test_the_plan_is_one_that_a_person_would_approve():
         allow=True,
     )
     assert "\n".join(made["lines"]) + "\n" == VIEW.replace("CHANGE", made["change"])
+
+
+class Told(str):
+    """A kind of string of its own, as Ansible's are."""
+
+
+def test_strings_that_ansible_has_marked_are_read() -> None:
+    """ansible-core 2.17 hands over strings that pglast doesn't take for such."""
+    mentions = FilterModule().filters()["schema_change_mentions"]
+    sql = "ALTER TABLE t ADD COLUMN a int[] DEFAULT '{{1,2},{3,4}}'"
+    assert mentions(Told(sql))["statements"] == mentions([Told(sql)])["statements"] == [sql]
+    assert mentions({Told("a"): 1})["problem"]
