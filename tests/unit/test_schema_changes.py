@@ -1186,6 +1186,9 @@ class Told(str):
     def __str__(self) -> str:
         return self
 
+    def lstrip(self, *characters: Any) -> Told:
+        return Told(super().lstrip(*characters))
+
 
 def test_strings_that_ansible_has_marked_are_read() -> None:
     """ansible-core 2.17 hands over strings that pglast doesn't take for such."""
