@@ -306,10 +306,11 @@ def test_indexes_are_built_and_keep_their_names(far: Pair) -> None:
 
 
 def test_indexes_of_the_same_name_in_turn(far: Pair) -> None:
-    """PostgreSQL would call both of them a_v_id_idx, and takes another name for one when they are made together."""
+    """PostgreSQL would call both of them a_v_id_idx, and fail when they are built at the same time."""
     one = {"query": "SELECT id, v FROM far.a", "into": "kept.a", "indexes": [["v", "id"]]}
     other = {"query": "SELECT id FROM far.a", "into": "kept.a_v", "indexes": [["id"]]}
     take(far, one, other)
+    assert [*indexes(far.target, "kept.a"), *indexes(far.target, "kept.a_v")] == ["a_v_id_idx", "a_v_id_idx_1"]
     for kept in (({**one, "refresh": "always"}, other), (one, {**other, "refresh": "always"})):
         take(far, *kept)
         assert list(indexes(far.target, "kept.a").values()) == [["v", "id"]]

@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import itertools
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -152,20 +153,16 @@ class Filling:
                 self._columns[key] = _columns(loader, key)
 
     def _plan(self) -> Blueprint:
-        builds = [
-            (
-                self._new(each.into),
-                self._session.text_of(
-                    compose(
-                        "CREATE INDEX ON {table} ({columns})",
-                        table=identifier(*self._new(each.into)),
-                        columns=identifiers(columns),
-                    )
-                ),
+        builds = []
+        for each, columns, name in indexes_of(self._wanted):
+            table = self._new(each.into)
+            create = compose(
+                "CREATE INDEX {name} ON {table} ({columns})",
+                name=identifier(name),
+                table=identifier(*table),
+                columns=identifiers(columns),
             )
-            for each in self._wanted
-            for columns in each.indexes
-        ]
+            builds.append((table, self._session.text_of(create)))
         return Blueprint("", [], [], builds, [], [], frozenset(), frozenset())
 
     def _cargo(self, moment: Snapshot) -> list[Cargo]:
@@ -282,10 +279,27 @@ class Filling:
         return things
 
 
+def indexes_of(wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Sequence[str], str]]:
+    """Each index with its columns and a name, as PostgreSQL would choose it: two that are built at the same time may choose the
+    same one there, since neither sees the other."""
+    taken = {each.into for each in wanted}
+    for each in wanted:
+        schema, table = each.into
+        for columns in each.indexes:
+            name = "_".join((table, *columns, "idx"))
+            others = ("{0}_{1}".format(name[:_MOST_OF_A_NAME], number) for number in itertools.count(1))
+            fitting = [name] if len(name.encode("utf-8")) <= _LONGEST_NAME else []
+            name = next(free for free in itertools.chain(fitting, others) if (schema, free) not in taken)
+            taken.add((schema, name))
+            yield each, columns, name
+
+
 def _pairs(keys: Sequence[Key]) -> dict[str, list[str]]:
     return dict(zip(("schemas", "names"), arrays(keys)))
 
 
+_LONGEST_NAME = 63
+"""bytes: https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 _MOST_OF_A_NAME = 12
 """Characters that leave room for an oid in a name, even if each of them takes four bytes."""
 
