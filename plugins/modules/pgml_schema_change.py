@@ -62,13 +62,16 @@ options:
           - One statement. Names without a schema are those of schema C(public).
           - Without it the statement is for other servers, and counted here.
         type: str
-      transactional:
+      builds:
         description:
-          - Whether it runs in a transaction, with its neighbours that do.
-          - Only C(CREATE INDEX CONCURRENTLY) with a name and C(DROP INDEX CONCURRENTLY) may do without. A run that finds an index
-            of which an earlier one began to build only a part drops and builds it anew.
-        type: bool
-        default: true
+          - The index, with its schema, as in SQL, of a C(CREATE INDEX CONCURRENTLY), which runs outside of a transaction. Others
+            share one with their neighbours.
+          - A run that finds an index of which an earlier one built only a part drops it and builds it anew.
+        type: str
+      drops:
+        description:
+          - The same of a C(DROP INDEX CONCURRENTLY).
+        type: str
   before:
     description:
       - Statements for the replica that run first, in the first transaction, and do no harm when they run again.

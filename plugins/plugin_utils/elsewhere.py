@@ -9,7 +9,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     enumerate_names,
     quoted,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_indexes
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog, finds_rows
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Misplaced
@@ -111,14 +110,3 @@ def left_without_identity(primary: Catalog, finding: Sequence[Mapping[str, Any]]
         if any(facts is each for each in finding) and not finds_rows(facts):
             words = "{0} would have no replica identity afterwards, so that UPDATE and DELETE fail on the primary"
             yield words.format(name) + ": add a primary key, or set its REPLICA IDENTITY, in the same change"
-
-
-def refuse_unreadable(text: str, index: str, table: str | None) -> None:
-    """Refuse a name of an index that is written in a way that the servers' modules don't read, as with U&."""
-    found = change_indexes.parse(text)
-    name = names.parsed(index)[1]
-    if found is None or found.name[-1] != name or table is not None and found.table[-1] != names.parsed(table)[1]:
-        raise Misplaced(
-            "is about index {0}, which is named in a way that a rerun could not read: write {0}, without U& and without comments "
-            "in the statement".format(quoted(name))
-        )

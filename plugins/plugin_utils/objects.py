@@ -8,7 +8,6 @@ from typing import Any
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
-    elsewhere,
     names,
     nodes,
     partitioning,
@@ -319,8 +318,6 @@ def drop(context: Context) -> tuple[str | None, list[Part]]:
             parts.append(_dropped(context, what, name))
         except Misplaced as problem:
             problems.append(str(problem))
-    if node.concurrent and not problems:
-        elsewhere.refuse_unreadable(context.statement.text, nodes.dropped(node)[0], None)
     if node.concurrent and len(parts) + len(problems) > 1:
         problems.append(
             "drops several indexes CONCURRENTLY, and PostgreSQL drops one at a time: write a statement for each"
@@ -359,7 +356,7 @@ def _dropped_table(context: Context, name: str, words: str) -> Part:
 
 
 def _dropped_index(context: Context, name: str, words: str) -> Part:
-    part = Part(REPLICAS_FIRST, words, transactional=not context.node.concurrent)
+    part = Part(REPLICAS_FIRST, words, concurrently={"drops": name} if context.node.concurrent else {})
     part = of_index(context, name, part, context.node.missing_ok)
     facts = context.base.relations.get(name)
     if facts is None:

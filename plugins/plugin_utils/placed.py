@@ -46,7 +46,8 @@ class Part:
     """A column that joins the publication's column list"""
     goes: str | None = None
     joins: bool = False
-    transactional: bool = True
+    concurrently: dict[str, str] = field(default_factory=dict)
+    """The index that it builds or drops outside of a transaction, by the module's option"""
     warnings: list[str] = field(default_factory=list)
     locks: Sequence[str] = ()
     """The tables that the primary locks against writers before it"""
@@ -69,7 +70,8 @@ class Placed:
     before: list[str] = field(default_factory=list)
     pins: list[dict[str, str]] = field(default_factory=list)
     joins: bool = False
-    transactional: bool = True
+    concurrently: dict[str, str] = field(default_factory=dict)
+    """As that of its part"""
     alone: bool = False
     """Whether it has a transaction of its own, so that what it waits for is not waited for by more"""
     warnings: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
     constraining,
     creating,
+    ddl,
     elsewhere,
     names,
     nodes,
@@ -88,7 +89,7 @@ def _merged(context: Context, table: str | None, parts: list[Part]) -> Placed:
     placed.blocks = next((part.blocks for part in parts if part.blocks), None)
     placed.alone = placed.blocks is not None or any(part.pin is not None for part in parts) or _goes_alone(context.node)
     placed.joins = any(part.joins for part in parts)
-    placed.transactional = all(part.transactional for part in parts)
+    placed.concurrently = next((part.concurrently for part in parts if part.concurrently), {})
     placed.before = [each for part in parts for each in part.before] if order == PRIMARY_FIRST else []
     placed.warnings = [warning for part in parts for warning in part.warnings]
     # A rerun can't tell otherwise which statement of a step it goes before.
@@ -156,14 +157,14 @@ def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     words = "builds {0}index {1} on {2}".format(
         "unique " if node.unique else "", quoted(node.idxname) if node.idxname else "without a name", name
     )
-    part = Part(PRIMARY_FIRST, words, transactional=not node.concurrent)
+    part = Part(PRIMARY_FIRST, words)
     expressions = [each.expr for each in node.indexParams or ()] + [node.whereClause]
     elements = (*(node.indexParams or ()), *(node.indexIncludingParams or ()))
     part.columns = [each.name for each in elements if each.name] + nodes.columns(*expressions)
     if node.concurrent and not node.idxname:
         raise Misplaced("builds an index CONCURRENTLY that has no name: give it one, so that a rerun can find it")
     if node.concurrent:
-        elsewhere.refuse_unreadable(context.statement.text, quoted("public", node.idxname), name)
+        part.concurrently = {"builds": ddl.beside(name, node.idxname)}
     if node.concurrent and facts and facts.get("kind") == "p":
         raise Misplaced(
             "builds an index CONCURRENTLY on {0}, which is partitioned, and that PostgreSQL can't do: {1}".format(

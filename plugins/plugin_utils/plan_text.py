@@ -88,7 +88,7 @@ def _remarks(placed: Placed) -> Iterator[str]:
         notes.append(_WARNINGS[placed.blocks].format(placed.table))
     elif placed.blocks:
         notes.append("locks the tables that have it while they are read")
-    if not placed.transactional:
+    if placed.concurrently:
         notes.append("runs outside of a transaction")
     remark = "  {0}{1}".format(text, "".join("; {0}".format(note) for note in notes if note))
     yield from textwrap.wrap(

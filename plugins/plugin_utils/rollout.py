@@ -164,7 +164,7 @@ def _phase(group: Sequence[Placed]) -> dict[str, Any]:
                 "sql": each.statement.text,
                 "words": each.words,
                 "on": each.on,
-                "transactional": each.transactional,
+                "transactional": not each.concurrently,
                 "reason": each.reason,
             }
             for each in group
@@ -178,7 +178,7 @@ def _phase(group: Sequence[Placed]) -> dict[str, Any]:
 
 
 def _run(placed: Placed, sql: str | None) -> dict[str, Any]:
-    return {"number": placed.statement.number, "sql": sql, "transactional": placed.transactional or sql is None}
+    return {"number": placed.statement.number, "sql": sql, **(placed.concurrently if sql is not None else {})}
 
 
 def _comes_or_goes(node: Any) -> bool:

@@ -34,9 +34,9 @@ REKEY = "ALTER TABLE t DROP CONSTRAINT t_pkey, ALTER COLUMN y SET NOT NULL, ADD 
 
 
 def part(*statements: Any, first: int = 1, total: int | None = None, **params: Any) -> dict[str, Any]:
-    """The options of a part of a change; what can't run in a transaction says so itself."""
+    """The options of a part of a change. What can't run in a transaction is given as such."""
     listed = [
-        {"number": number, "sql": sql, "transactional": sql is None or "CONCURRENTLY" not in sql}
+        {"number": number, **(sql if isinstance(sql, dict) else {"sql": sql})}
         for number, sql in enumerate(statements, first)
     ]
     total = max(first + len(statements) - 1, 1) if total is None else total
@@ -225,7 +225,7 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     place = primary_alone
     bad = [
         "ALTER TABLE t ADD COLUMN a int",
-        "CREATE INDEX CONCURRENTLY made ON t (a)",
+        {"sql": "CREATE INDEX CONCURRENTLY made ON t (a)", "builds": "public.made"},
         "ALTER TABLE t ADD b int",
         "ALTER TABLE w ADD c int",
     ]
@@ -259,7 +259,10 @@ def test_a_failed_statement_leaves_nothing_and_is_taken_up_again(primary_alone: 
     assert place.converge(MODULE, **on_upstream(*bad))["progress"]["done"] == 4
     assert place.value(columns) == "id x y a b"
     worse = {
-        **on_upstream("ALTER TABLE t ADD e int", "CREATE UNIQUE INDEX CONCURRENTLY twice ON t (y)"),
+        **on_upstream(
+            "ALTER TABLE t ADD e int",
+            {"sql": "CREATE UNIQUE INDEX CONCURRENTLY twice ON t (y)", "builds": "public.twice"},
+        ),
         "change": OTHER,
     }
     result = place.run(MODULE, **worse)
@@ -286,7 +289,9 @@ def test_indexes_that_were_begun_are_brought_to_their_end(primary_alone: Place) 
 
 
 def finish_index(place: Place, state: str) -> None:
-    build = 'CREATE INDEX /* "later" */ CONCURRENTLY if not exists "Ma""de" -- as "other"\n ON only public . t (x)'
+    name = 'public."Ma""de"'
+    build = {"sql": 'CREATE INDEX CONCURRENTLY IF NOT EXISTS "Ma""de" ON t (x)', "builds": name}
+    drop = {"sql": 'DROP INDEX CONCURRENTLY "Ma""de"', "drops": name}
     place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 1/3+'")
     if state != "missing":
         place.sql('CREATE INDEX "Ma""de" ON t (x)')
@@ -295,8 +300,7 @@ def finish_index(place: Place, state: str) -> None:
     before = place.sql("SELECT oid FROM pg_class WHERE relname = 'Ma\"de'")
     progress = place.ok(MODULE, **on_upstream(total=3))["progress"]
     assert progress == {"done": 1, "total": 3, "begun": True}
-    parts = on_upstream(build, 'DROP INDEX CONCURRENTLY public."Ma""de"', first=2)
-    parts["statements"][1]["sql"] = None
+    parts = on_upstream(build, {**drop, "sql": None}, first=2)
     assert place.converge(MODULE, **parts)["progress"] == {"done": 3, "total": 3, "begun": False}
     after = place.sql(
         "SELECT c.oid, indisvalid FROM pg_class AS c JOIN pg_index ON indexrelid = c.oid WHERE relname = 'Ma\"de'"
@@ -304,15 +308,14 @@ def finish_index(place: Place, state: str) -> None:
     assert [row[1] for row in after] == [True] and ((after[0][:1] in before) == (state == "valid"))
     place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 0/1+'")
     for _ in range(2):
-        assert place.ok(MODULE, **on_upstream('DROP INDEX CONCURRENTLY "Ma""de"'))["progress"]["done"] == 1
+        assert place.ok(MODULE, **on_upstream(drop))["progress"]["done"] == 1
         assert place.sql("SELECT 1 FROM pg_class WHERE relname = 'Ma\"de'") == []
         place.sql(f"COMMENT ON PUBLICATION pub IS 'Schema changes: {CHANGE} 0/1+'")
 
 
-def test_what_cant_be_resumed_is_not_run_outside_of_a_transaction(shop: Pair) -> None:
-    options = on_upstream("VACUUM t")
-    options["statements"][0]["transactional"] = False
-    assert "only CREATE INDEX CONCURRENTLY with a name" in shop.source.refused(MODULE, **options)
+def test_parts_that_make_no_sense_are_refused(shop: Pair) -> None:
+    both = {"sql": "DROP INDEX CONCURRENTLY i", "builds": "public.i", "drops": "public.i"}
+    assert "mutually exclusive: builds|drops" in shop.source.refused(MODULE, **on_upstream(both))
     for change, words in ({"change": "x"}, "12 hexadecimal"), ({"total": 0}, "least is 1"), ({"pins": [{}]}, "mark"):
         assert words in shop.source.refused(MODULE, **{**on_upstream(), **change})
     assert "no publication nope" in shop.source.refused(MODULE, **{**on_upstream(), "publication": "nope"})
@@ -631,11 +634,12 @@ def test_two_replicas_come_to_the_gate_each_in_its_time(shop: Pair) -> None:
             assert apply_errors(pair) == 0
 
 
-STEPWISE = [
+INDEXED = {"sql": "CREATE INDEX CONCURRENTLY i ON u (a)", "builds": "public.i"}
+STEPWISE: list[tuple[str, dict[str, Any]]] = [
     ("source", {"state": "prepared"}),
     ("target", {"state": "prepared"}),
-    ("source", {"sql": ["ALTER TABLE u ADD COLUMN a int", "CREATE INDEX CONCURRENTLY i ON u (a)"], "first": 1}),
-    ("target", {"sql": ["ALTER TABLE u ADD COLUMN a int", "CREATE INDEX CONCURRENTLY i ON u (a)"], "first": 1}),
+    ("source", {"sql": ["ALTER TABLE u ADD COLUMN a int", INDEXED], "first": 1}),
+    ("target", {"sql": ["ALTER TABLE u ADD COLUMN a int", INDEXED], "first": 1}),
     ("source", {"sql": [RENAME], "first": 3, "together": True}),
     ("target", {"sql": [RENAME], "first": 3, "together": True}),
     ("source", {"state": "finished"}),

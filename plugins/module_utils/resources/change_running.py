@@ -98,17 +98,17 @@ class Run:
 
     def loosen(self, end: float) -> None:
         """Run what goes before statements that the upstream runs first."""
-        following = {"number": self.progress.done + 1, "transactional": True}
+        following = {"number": self.progress.done + 1}
         self._tried(lambda: self._transaction([]), [following], end)
 
     def carry_out(self, pending: Sequence[Mapping[str, Any]], end: float) -> None:
         """Run *pending*; neighbours that may share a transaction share one."""
-        groups = [list(group) for _kind, group in itertools.groupby(pending, lambda each: bool(each["transactional"]))]
+        groups = [list(group) for _kind, group in itertools.groupby(pending, _index)]
         together = self._task.params["together"]
-        if together and (len(groups) > 1 or not groups[0][0]["transactional"]):
+        if together and (len(groups) > 1 or _index(groups[0][0])):
             raise Refused("With together all statements have to run in one transaction.")
         for group in groups:
-            if group[0]["transactional"]:
+            if not _index(group[0]):
                 self._tried(lambda group=group: self._transaction(group), group, end)  # type: ignore[misc]
                 self._before = []
             else:
@@ -152,17 +152,13 @@ class Run:
 
     def _outside(self, each: Mapping[str, Any], end: float) -> None:
         """Run a statement that can't run in a transaction: it is remembered as begun before, and as done after it."""
-        if each["sql"] is None:
-            self._tried(lambda: self._transaction([each]), [each], end)
-            return
-        concurrent = change_indexes.required(each["sql"], each["number"])
         if self._before:
             self._tried(lambda: self._transaction([]), [each], end)
             self._before = []
-        if not (self.progress.begun and self._done_before(concurrent, end)):
+        if not (self.progress.begun and self._done_before(each, end)):
             if not self.progress.begun:
                 self._remember(begun=True)
-            self._tried(lambda: self._concurrently(each, concurrent, end), [each], end)
+            self._tried(lambda: self._concurrently(each, end), [each], end)
         self.progress = self.progress._replace(done=each["number"])
         self._remember(begun=False)
 
@@ -171,21 +167,21 @@ class Run:
         self._part.holder.remember(progress, self._part.given_up(self._task.params))
         self.progress = progress
 
-    def _done_before(self, concurrent: change_indexes.Concurrent, end: float) -> bool:
+    def _done_before(self, each: Mapping[str, Any], end: float) -> bool:
         """Whether a run that died has done it. What it left half done is taken away."""
-        key = concurrent.key(self._session)
-        if not concurrent.creates:
-            return key is None
+        index = each["builds"]
+        if not index:
+            return change_indexes.validity(self._session, each["drops"]) is None
         self._wait_for_locks(end)
-        change_indexes.drop_invalid(self._session, key)
-        return change_indexes.validity(self._session, key) is True
+        change_indexes.drop_invalid(self._session, index)
+        return change_indexes.validity(self._session, index) is True
 
     def _wait_for_locks(self, end: float) -> None:
         """Let statements wait for whoever uses the table: this is no lock that others stand behind."""
         milliseconds = max(1000, int((end - time.monotonic()) * 1000))
         self._session.execute("SET lock_timeout = {0}".format(milliseconds))
 
-    def _concurrently(self, each: Mapping[str, Any], concurrent: change_indexes.Concurrent, end: float) -> None:
+    def _concurrently(self, each: Mapping[str, Any], end: float) -> None:
         self._at = each["number"]
         session = self._session
         self._wait_for_locks(end)
@@ -194,8 +190,8 @@ class Run:
             session.execute(each["sql"])
         except ServerRefused:
             session.execute("RESET search_path")
-            if concurrent.creates:
-                change_indexes.drop_invalid(session, concurrent.key(session))
+            if each["builds"]:
+                change_indexes.drop_invalid(session, each["builds"])
             raise
         session.execute("RESET search_path")
         session.execute("RESET lock_timeout")
@@ -221,7 +217,7 @@ class Run:
 
     def _failure(self, error: DistributedError, group: Sequence[Mapping[str, Any]]) -> Refused:
         """What failed, what is done here, and how to go on."""
-        if not group[0]["transactional"]:
+        if _index(group[0]):
             self._remember(begun=False)
         what = "What goes before statement {0}".format(group[0]["number"])
         if self._at is not None:
@@ -246,6 +242,11 @@ class Run:
             ),
             **{"progress": self.progress.as_result(), **error.details},
         )
+
+
+def _index(each: Mapping[str, Any]) -> Any:
+    """The index that a statement builds or drops outside of a transaction, if it does."""
+    return each.get("sql") and (each["builds"] or each["drops"])
 
 
 def _short(sql: str) -> str:

@@ -38,8 +38,10 @@ OPTIONS: dict[str, Any] = {
         "options": {
             "number": {"type": "int", "required": True},
             "sql": {"type": "str"},
-            "transactional": {"type": "bool", "default": True},
+            "builds": {"type": "str"},
+            "drops": {"type": "str"},
         },
+        "mutually_exclusive": [("builds", "drops")],
     },
     "before": {"type": "list", "elements": "str", "default": []},
     "together": {"type": "bool", "default": False},
