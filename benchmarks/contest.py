@@ -141,7 +141,8 @@ def servers(bin_dir: Path, **settings: str) -> Iterator[tuple[Place, Place]]:
     """The names of two databases, of a server each."""
     with ExitStack() as stack:
         source, target = (
-            stack.enter_context(Cluster(make_directory(), bin_dir, {**SETTINGS, **settings})) for _ in range(2)
+            stack.enter_context(Cluster(make_directory(on_disk=True), bin_dir, {**SETTINGS, **settings}))
+            for _ in range(2)
         )
         yield Place(source, "bench"), Place(target, "bench")
 

@@ -132,7 +132,9 @@ def benchmark(bin_dir: Path, tables: int, columns: int, differences: int, rounds
     with ExitStack() as stack:
         # Only what is counted is logged. pg_dump locks all tables at once.
         settings = {"log_statement": "none", "max_locks_per_transaction": "256"}
-        source, target = (stack.enter_context(Cluster(make_directory(), bin_dir, settings)) for _ in range(2))
+        source, target = (
+            stack.enter_context(Cluster(make_directory(on_disk=True), bin_dir, settings)) for _ in range(2)
+        )
         print(f"{tables} tables ...", file=sys.stderr)
         for server in (source, target):
             fill(server, tables, columns)

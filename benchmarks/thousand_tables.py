@@ -75,7 +75,8 @@ def benchmark(bin_dir: Path, count: int, rounds: int) -> str:
     with ExitStack() as stack:
         # Only what is counted is logged. Everything that matters is as PostgreSQL has it by default.
         primary, replica = (
-            stack.enter_context(Cluster(make_directory(), bin_dir, {"log_statement": "none"})) for _ in range(2)
+            stack.enter_context(Cluster(make_directory(on_disk=True), bin_dir, {"log_statement": "none"}))
+            for _ in range(2)
         )
         ansible = Ansible(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgml-"))))
         counted: list[dict[int, int]] = [{}, {}, {}]
