@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.mentions import schema_change_mentions
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.rollout import schema_change_plan
 
+GUIDE = Path(__file__).parents[2] / "docs/docsite/rst/guide_schema_change.rst"
 A, R, T, P = "replicas_first", "primary_first", "together", "primary_only"
 SHOP = {"name": "shop", "tables": ["public.users", "orders", "parts", {"name": "new"}], "schemas": ["stock"]}
 
@@ -1185,6 +1188,24 @@ def test_the_plan_is_one_that_a_person_would_approve():
         allow=True,
     )
     assert "\n".join(made["lines"]) + "\n" == VIEW.replace("CHANGE", made["change"])
+
+
+def test_the_guide_shows_the_plan_as_it_is():
+    blocks = [
+        textwrap.dedent(block)
+        for block in re.findall(r"code-block:: \w+\n\n((?:    .*\n|\n)+)", GUIDE.read_text("utf-8"))
+    ]
+    sql = next(block for block in blocks if block.startswith("-- Users get an age"))
+    shown = next(block for block in blocks if block.startswith("Schema change 6e74b3f5c243 of"))
+    refused = next(block for block in blocks if block.startswith("The schema change can't be rolled out"))
+    users = table("name", "nick")
+    users["columns"]["nick"]["not_null"] = True
+    servers = {
+        "primary": server(change={"public.users": users}),
+        "replicas": {host: server(change={"public.users": users}) for host in ("ml-1", "ml-2")},
+    }
+    assert "\n".join(line.rstrip() for line in plan(sql, **servers, allow=True)["lines"]) == shown.strip()
+    assert refusal(sql, **servers) == " ".join(refused.split())
 
 
 class Told(str):
