@@ -205,6 +205,49 @@ def test_encodings_are_compared(pair: Pair, source: str, target: str, expected: 
     ) == [("ü",)]
 
 
+SHOWN = {
+    "timezone": "Europe/Berlin",
+    "quote_all_identifiers": "on",
+    "bytea_output": "escape",
+    "extra_float_digits": "-5",
+    "search_path": "elsewhere",
+    "datestyle": "SQL",
+}
+
+
+def test_how_a_database_shows_values_makes_no_difference(pair: Pair) -> None:
+    """Bounds and defaults are the same moments in whatever time zone."""
+    pair.both(
+        "CREATE TABLE p (id int, at timestamptz DEFAULT '2026-01-01 00:00:00+00', b bytea DEFAULT '\\xdead',"
+        " f float CHECK (f <> '0.1234567891'), PRIMARY KEY (id, at), CHECK (at > '2020-01-01 00:00:00+00'))"
+        " PARTITION BY RANGE (at);"
+        " CREATE TABLE p1 PARTITION OF p FOR VALUES FROM ('2026-01-01 00:00:00+00') TO ('2027-01-01 00:00:00+00');"
+        " CREATE INDEX ON p (id) WHERE at > '2026-01-01 00:00:00+00'"
+    )
+    for name, value in SHOWN.items():
+        pair.source.sql(f"ALTER DATABASE {pair.source.database} SET {name} TO '{value}'")
+    assert words(pair.target.ok("pgml_schema", **schema(pair, "p"))) == []
+
+
+def test_a_not_null_that_is_not_validated_refuses_new_rows(servers: Any) -> None:
+    """PostgreSQL 18 has it: rows that come are looked at, those that were there are not."""
+    table = "CREATE TABLE t (id int PRIMARY KEY, a int)"
+    invalid = "ALTER TABLE t ADD CONSTRAINT n NOT NULL a NOT VALID"
+    with pair_of(servers.get(18, "primary"), servers.get(18, "replica")) as pair:
+        pair.both(table)
+        pair.target.sql(invalid)
+        pair.grant()
+        expected = "column a of public.t may be NULL on the source only"
+        assert expected in pair.target.refused("pgml_schema", **schema(pair, "t"))
+        pair.source.sql(invalid)
+        assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == []
+        pair.target.sql("ALTER TABLE t ALTER a DROP NOT NULL")
+        assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == []
+        pair.target.sql("ALTER TABLE t ALTER a SET NOT NULL")
+        assert expected in pair.target.refused("pgml_schema", **schema(pair, "t"))
+        assert pair.target.converge("pgml_schema", **schema(pair, "t", mode="apply_additive"))["changed"]
+
+
 def test_versions_of_extensions_are_compared(pair: Pair) -> None:
     older = "SELECT version FROM pg_available_extension_versions WHERE name = 'hstore' ORDER BY version"
     versions = [version for (version,) in pair.source.sql(older)]

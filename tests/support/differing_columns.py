@@ -186,6 +186,32 @@ CASES = [
         row="INSERT INTO t VALUES (1, 'one')",
     ),
     Case(
+        "renamed_too",
+        "CREATE TABLE t (id int PRIMARY KEY, b text, c int)",
+        "CREATE TABLE t (id int PRIMARY KEY, a text, mine text)",
+        (
+            Found(
+                BREAKS,
+                None,
+                "column b of @.t is missing on the target, which has a in its place, so that it was perhaps renamed",
+            ),
+            Found(BREAKS, ADD, "column c of @.t is missing on the target"),
+            Found(HARMLESS, None, "column mine of @.t is on the target only, and stays"),
+        ),
+        row="INSERT INTO t VALUES (1, 'one', 2)",
+    ),
+    Case(
+        "lacking_old",
+        "CREATE TABLE t (id int PRIMARY KEY, b text, v int); INSERT INTO t VALUES (1, NULL, 1)",
+        "CREATE TABLE t (id int PRIMARY KEY, x int, a text, v int); INSERT INTO t (id, v) VALUES (1, 1)",
+        (
+            Found(BREAKS, ADD, "column b of @.t is missing on the target" + UNKNOWN),
+            Found(HARMLESS, None, "column a of @.t is on the target only, and stays"),
+            Found(HARMLESS, None, "column x of @.t is on the target only, and stays"),
+        ),
+        row="INSERT INTO t VALUES (2, 'two', 2)",
+    ),
+    Case(
         "retyped_new",
         "CREATE TYPE mood AS ENUM ('sad', 'delighted'); CREATE TABLE t (id int PRIMARY KEY, a mood DEFAULT 'sad')",
         "CREATE TABLE t (id int PRIMARY KEY, a varchar(3) DEFAULT 'sad')",
@@ -264,6 +290,29 @@ CASES = [
         row="INSERT INTO t VALUES (1, 'ten ')",
     ),
     Case(
+        "char_text",
+        "CREATE TABLE t (id int PRIMARY KEY, a char(5))",
+        "CREATE TABLE t (id int PRIMARY KEY, a text)",
+        (Found(BREAKS, APPLY, "column a of @.t is character(5) on the source and text on the target"),),
+        row="INSERT INTO t VALUES (1, 'ab')",
+    ),
+    Case(
+        "char_longer",
+        "CREATE TABLE t (id int PRIMARY KEY, a char(5), b bit varying(3))",
+        "CREATE TABLE t (id int PRIMARY KEY, a char(7), b bit varying(4))",
+        (
+            Found(
+                HARMLESS, None, "column a of @.t is character(5) on the source and character(7) on the target" + FITS
+            ),
+            Found(
+                HARMLESS,
+                None,
+                "column b of @.t is bit varying(3) on the source and bit varying(4) on the target" + FITS,
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, 'ab', '101')",
+    ),
+    Case(
         "numeric_scale",
         "CREATE TABLE t (id int PRIMARY KEY, a numeric(10,2))",
         "CREATE TABLE t (id int PRIMARY KEY, a numeric(10,1))",
@@ -299,6 +348,20 @@ CASES = [
             ),
         ),
         row="INSERT INTO t VALUES (1, '2026-01-01 00:00:00.123')",
+    ),
+    Case(
+        "time_finer",
+        "CREATE TABLE t (id int PRIMARY KEY, a timestamp(0))",
+        "CREATE TABLE t (id int PRIMARY KEY, a timestamp(3))",
+        (
+            Found(
+                HARMLESS,
+                None,
+                "column a of @.t is timestamp(0) without time zone on the source and timestamp(3) without time zone on the target"
+                + FITS,
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, '2026-01-01 00:00:01')",
     ),
     Case(
         "time_zone",

@@ -29,10 +29,16 @@ CASES = [
         "CREATE TYPE e AS ENUM ('x', 'y'); CREATE TABLE t (id int PRIMARY KEY, a e)",
         "CREATE TYPE e AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, a e)",
         (
-            Found(BREAKS, ADD, "'x' of type @.e is missing on the target"),
-            Found(BREAKS, ADD, "'y' of type @.e is missing on the target"),
-            Found(HARMLESS, None, "'a' of type @.e is on the target only, and stays"),
-            Found(HARMLESS, None, "'b' of type @.e is on the target only, and stays"),
+            Found(
+                BREAKS,
+                None,
+                "'x' of type @.e is missing on the target, which has 'a' in its place, so that it was perhaps renamed",
+            ),
+            Found(
+                BREAKS,
+                None,
+                "'y' of type @.e is missing on the target, which has 'b' in its place, so that it was perhaps renamed",
+            ),
         ),
         row="INSERT INTO t VALUES (1, 'y')",
     ),
@@ -69,6 +75,27 @@ CASES = [
             ),
         ),
         row="INSERT INTO t VALUES (1, 'z')",
+    ),
+    Case(
+        "enum_renamed_too",
+        "CREATE TYPE e AS ENUM ('a', 'z', 'q'); CREATE TABLE t (id int PRIMARY KEY, a e)",
+        "CREATE TYPE e AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, a e)",
+        (
+            Found(BREAKS, ADD, "'q' of type @.e is missing on the target"),
+            Found(
+                BREAKS,
+                None,
+                "'z' of type @.e is missing on the target, which has 'b' in its place, so that it was perhaps renamed",
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, 'q')",
+    ),
+    Case(
+        "multirange",
+        "CREATE TYPE r AS RANGE (subtype = numeric, multirange_type_name = m); CREATE TABLE t (id int PRIMARY KEY, a m)",
+        "CREATE TYPE r AS RANGE (subtype = int, multirange_type_name = m); CREATE TABLE t (id int PRIMARY KEY, a m)",
+        (Found(BREAKS, None, "type @.r is a range of numeric on the source and of integer on the target"),),
+        row="INSERT INTO t VALUES (1, '{[1.5,2]}')",
     ),
     Case(
         "domain_array_check",

@@ -158,8 +158,13 @@ def _both(read: Callable[[Session], Side], source: Session, session: Session | N
         return here.result(), there
 
 
+_SPELLING = "SET timezone = 'UTC'; SET quote_all_identifiers = off; SET bytea_output = hex; SET extra_float_digits = 1"
+"""What the server's texts of definitions depend on, and databases and roles may have each their own way."""
+
+
 def read_side(session: Session, keys: Sequence[tuple[str, str]]) -> Side:
     """What the session's database has of the tables *keys*."""
+    session.execute(_SPELLING)
     tables = structures.read(session, keys)
     oids = [table.oid for table in tables.values()]
     return Side(

@@ -53,6 +53,7 @@ def alike(one: str, other: str, source_version: int, target_version: int) -> boo
 
 
 def _words(text: str) -> list[str]:
-    """What a definition is about, without the words by which the versions call functions."""
-    found = (token.lower().strip("'") for token in _TOKEN.findall(text))
-    return sorted(token for token in found if token not in _SYNTAX)
+    """What a definition is about, without the words by which the versions call functions. Those stand in another order, too."""
+    found = [token.lower().strip("'") for token in _TOKEN.findall(text)]
+    left = [token for token in found if token not in _SYNTAX]
+    return left if len(left) == len(found) else sorted(left)

@@ -79,12 +79,16 @@ def _steps(*statements: Any) -> tuple[tuple[int, Any], ...]:
 def _enum(type_: str, source: list[str], target: list[str]) -> Iterable[Difference]:
     lacking = [label for label in source if label not in target]
     more = [label for label in target if label not in source]
-    if len(lacking) == len(more) == 1 and source.index(lacking[0]) == target.index(more[0]):
-        yield _renamed_label(type_, lacking.pop(), more.pop())
-    for label in lacking:
-        yield _missing_label(type_, source, target, label)
-    for label in more:
-        yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
+    renamed = {one: other for one, other in zip(source, target) if one in lacking and other in more}
+    source = [renamed.get(label, label) for label in source]  # what the target has until somebody has decided
+    for label in source:
+        if label not in target:
+            yield _missing_label(type_, source, target, label)
+    for label, other in renamed.items():
+        yield _renamed_label(type_, label, other)
+    for label in target:
+        if label not in source:
+            yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
     if [label for label in source if label in target] != [label for label in target if label in source]:
         values = (", ".join(source), ", ".join(target))
         yield _found(HARMLESS, type_, None, values, "has its labels in another order on the target, and sorts by that")
