@@ -229,6 +229,16 @@ def test_how_a_database_shows_values_makes_no_difference(pair: Pair) -> None:
     assert words(pair.target.ok("pgml_schema", **schema(pair, "p"))) == []
 
 
+def test_an_older_server_spells_the_checks_of_domains_its_own_way(primary: Cluster, servers: Any) -> None:
+    check = "CREATE DOMAIN mail AS text CHECK (position('@' in VALUE) > 0); CREATE TABLE t (id int PRIMARY KEY, a mail)"
+    with pair_of(primary, servers.get(13, "replica")) as pair:
+        pair.both(check)
+        assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == []
+        pair.target.sql("ALTER DOMAIN mail ADD CONSTRAINT k CHECK (position('.' in VALUE) > 0)")
+        expected = "k of type mail is on the target only, and may refuse values that the source has"
+        assert expected in pair.target.refused("pgml_schema", **schema(pair, "t"))
+
+
 def test_a_not_null_that_is_not_validated_refuses_new_rows(servers: Any) -> None:
     """PostgreSQL 18 has it: rows that come are looked at, those that were there are not."""
     table = "CREATE TABLE t (id int PRIMARY KEY, a int)"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -36,7 +36,11 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
 _KINDS = {"e": "enum", "d": "domain", "c": "composite type", "r": "range type", "b": "base type"}
 
 
-def of_types(source: Mapping[str, Type], target: Mapping[str, Type]) -> Iterable[Difference]:
+_Alike = Callable[[str, str], bool]
+"""Whether source and target mean the same by two definitions."""
+
+
+def of_types(source: Mapping[str, Type], target: Mapping[str, Type], alike: _Alike) -> Iterable[Difference]:
     """What differs between the types that both sides have. One that is missing is missing with its table."""
     for name, type_ in source.items():
         other = target.get(name)
@@ -50,7 +54,7 @@ def of_types(source: Mapping[str, Type], target: Mapping[str, Type]) -> Iterable
         elif type_.kind == "e":
             yield from _enum(name, type_.labels, other.labels)
         elif type_.kind == "d":
-            yield from _domain(name, type_.domain, other.domain)
+            yield from _domain(name, type_.domain, other.domain, alike)
         elif type_.kind == "c":
             yield from _composite(name, type_, other)
         else:
@@ -127,7 +131,7 @@ def _missing_label(type_: str, source: list[str], target: list[str], label: str)
     )
 
 
-def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
+def _domain(type_: str, source: Domain, target: Domain, alike: _Alike) -> Iterable[Difference]:
     if source.base != target.base:
         words = "is {0} on the source and {1} on the target".format(source.base, target.base)
         fits = widening.holds(target.base, source.base, {}, False)
@@ -144,7 +148,7 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
             mended_by=ADD if target.not_null else ALTER,
             remedy="Let type {0} {1}be NULL".format(type_, "" if target.not_null else "not "),
         )
-    if source.default != target.default:
+    if source.default != target.default and not alike(source.default or "", target.default or ""):
         action = "DROP DEFAULT" if source.default is None else "SET DEFAULT {value}"
         yield _found(
             HARMLESS,
@@ -156,13 +160,13 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
             mended_by=ALTER,
             remedy="Set the default of type {0}".format(type_),
         )
-    yield from _checks(type_, source.checks, target.checks)
+    yield from _checks(type_, source.checks, target.checks, alike)
 
 
-def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str]) -> Iterable[Difference]:
+def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str], alike: _Alike) -> Iterable[Difference]:
     """Constraints are the same when they say the same, whatever they are called."""
     for name, check in sorted(target.items()):
-        if check not in source.values():
+        if not any(alike(each, check) for each in source.values()):
             yield _found(
                 APPLY,
                 type_,
@@ -174,7 +178,7 @@ def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str]) ->
                 remedy="Drop constraint {0} of type {1}".format(quoted(name), type_),
             )
     for name, check in sorted(source.items()):
-        if check not in target.values():
+        if not any(alike(check, each) for each in target.values()):
             action = "ADD CONSTRAINT {name} {check}"
             yield _found(
                 HARMLESS,
