@@ -258,6 +258,29 @@ def test_a_not_null_that_is_not_validated_refuses_new_rows(servers: Any) -> None
         assert pair.target.converge("pgml_schema", **schema(pair, "t", mode="apply_additive"))["changed"]
 
 
+def test_the_ddl_can_be_run_as_it_stands(pair: Pair, tmp_path: Path) -> None:
+    """Whatever names and texts hold; and what is for the source, or has to be thought about, is not run."""
+    pair.both('CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE "kept\n;" (id int PRIMARY KEY)')
+    pair.source.sql(
+        'ALTER TABLE t ADD "a\nDROP TABLE ""kept\n;""; --" int;'
+        "CREATE FUNCTION f(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN\n"
+        "-- why\n\nSET LOCAL work_mem = '1MB';\nSET default_tablespace = '';\nRETURN n; END $$;"
+        "CREATE TABLE n (id int PRIMARY KEY DEFAULT f(3), v text DEFAULT 'a\n\n-- b\nSET c', UNIQUE (v));"
+        "CREATE TABLE r (id int, b int); CREATE PUBLICATION p FOR TABLE r"
+    )
+    pair.target.sql("CREATE TABLE r (id int, a int)")
+    pair.grant()
+    options = {"source": pair.endpoint, "schemas": ["public"], "fail_on": []}
+    script = tmp_path / "mend.sql"
+    script.write_text("\n".join(pair.target.ok("pgml_schema", **options)["ddl"]), encoding="utf-8")
+    pair.target.cluster.psql(script, pair.target.database)
+    left = words(pair.target.ok("pgml_schema", **options))
+    assert [each.split(" ")[0] for each in left] == ["column", "UPDATE"], left
+    function = "SELECT prosrc FROM pg_proc WHERE proname = 'f'"
+    assert pair.source.value(function) == pair.target.value(function)
+    assert pair.target.value("SELECT relreplident FROM pg_class WHERE relname = 'r'") == "d"
+
+
 def test_versions_of_extensions_are_compared(pair: Pair) -> None:
     older = "SELECT version FROM pg_available_extension_versions WHERE name = 'hstore' ORDER BY version"
     versions = [version for (version,) in pair.source.sql(older)]

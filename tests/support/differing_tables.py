@@ -137,6 +137,29 @@ CASES = [
         ),
     ),
     Case(
+        "identity_plain",
+        "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX i ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+        "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (id)",
+        (
+            Found(BREAKS, APPLY, "@.t has no primary key on the target"),
+            Found(HARMLESS, APPLY, "@.t has REPLICA IDENTITY USING INDEX i on the source and DEFAULT on the target"),
+            Found(HARMLESS, APPLY, "index i of @.t is another one on the target"),
+        ),
+    ),
+    Case(
+        "identity_nullable",
+        "CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL",
+        (
+            "CREATE TABLE t (id int, v int NOT NULL); CREATE UNIQUE INDEX i ON t (v);"
+            " ALTER TABLE t REPLICA IDENTITY USING INDEX i"
+        ),
+        (
+            Found(BREAKS, APPLY, "column v of @.t may be NULL on the source only"),
+            Found(BREAKS, APPLY, "index i of @.t is on the target only, and may refuse rows that the source has"),
+            Found(HARMLESS, APPLY, "@.t has REPLICA IDENTITY FULL on the source and USING INDEX i on the target"),
+        ),
+    ),
+    Case(
         "identity_renamed",
         "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX i ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
         "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX j ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX j",

@@ -207,6 +207,24 @@ CASES = [
         ),
     ),
     Case(
+        "row_order",
+        "CREATE TABLE r (x int PRIMARY KEY, y text); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        "CREATE TABLE r (y text, x int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        (
+            Found(
+                BREAKS, None, "type @.r is a row of (integer, text) on the source and of (text, integer) on the target"
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, (1, 'y'))",
+    ),
+    Case(
+        "row_lacking",
+        "CREATE TABLE r (x int PRIMARY KEY, y text); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        "CREATE TABLE r (x int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        (Found(BREAKS, ADD, "column y of @.r is missing on the target"),),
+        row="INSERT INTO t VALUES (1, (1, 'y'))",
+    ),
+    Case(
         "type_kind",
         "CREATE TYPE k AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, a k)",
         "CREATE DOMAIN k AS text; CREATE TABLE t (id int PRIMARY KEY, a k)",

@@ -12,6 +12,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     [
         ("date_part('year'::text, a)", "EXTRACT(year FROM a)", True),
         ("""("position"(a, '@'::text) > 0)""", "(POSITION(('@'::text) IN (a)) > 0)", True),
+        ("(date_part('year'::text, a) > (2000)::double precision)", "(EXTRACT(year FROM a) > (2000)::numeric)", True),
+        ("(date_part('year'::text, a) > (2000)::double precision)", "(EXTRACT(year FROM a) > (2001)::numeric)", False),
+        ("(a > (2000)::double precision)", "(a > (2000)::numeric)", False),
         ("CHECK ((a > b))", "CHECK ((b > a))", False),
         ("(a - b)", "(b - a)", False),
         ("USING btree (a, b)", "USING btree (b, a)", False),

@@ -269,7 +269,11 @@ def _nullable(sides: Sides, name: str, source: Column, target: Column) -> Differ
             mended_by=ALTER,
             remedy="Let column {0} of {1} not be NULL".format(quoted(name), sides.table.label),
         )
-    keyed = any(part.type == "p" and name in part.columns for part in sides.target.parts.values())
+    keyed = any(
+        name in part.columns
+        for part in sides.target.parts.values()
+        if part.type == "p" or part.name == sides.target.identity_index
+    )
     return sides.found(
         APPLY,
         "column",
@@ -288,12 +292,13 @@ def _column_identity(sides: Sides, name: str, source: Column, target: Column) ->
     elif target.identity:
         action = "ALTER COLUMN {name} SET GENERATED " + IDENTITIES[source.identity]
     else:
-        action = "ALTER COLUMN {name} ADD GENERATED " + IDENTITIES[source.identity] + " AS IDENTITY"
+        action = "ALTER COLUMN {name} ADD GENERATED " + IDENTITIES[source.identity] + " AS IDENTITY{options}"
     here, there = (
         "GENERATED {0} AS IDENTITY".format(IDENTITIES[each.identity]) if each.identity else None
         for each in (source, target)
     )
-    steps = [(TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name)))]
+    options = raw(" ({0})".format(source.options) if source.options else "")
+    steps = [(TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name), options=options))]
     if source.default != target.default:  # a column has either
         steps.insert(
             0 if source.identity else 1, (LOOSEN if source.identity else TIGHTEN, _set_default(sides, name, source))

@@ -268,7 +268,7 @@ class Type(NamedTuple):
     """as format_type() spells it"""
     oid: int
     kind: str
-    """pg_type.typtype"""
+    """pg_type.typtype, or C(row) of the type that came with a table"""
     extension: str | None
     text: str
 
@@ -317,7 +317,8 @@ _TYPES = (
     "   AND d.refclassid = 'pg_type'::regclass AND d.deptype = 'i'"
     "  UNION ALL SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped"
     "  UNION ALL SELECT r.rngsubtype FROM pg_range AS r WHERE r.rngtypid = t.oid) AS hop(oid) WHERE hop.oid >= 16384)"
-    " SELECT format_type(t.oid, NULL) AS name, t.oid, t.typtype AS kind, (SELECT e.extname FROM pg_depend AS d"
+    " SELECT format_type(t.oid, NULL) AS name, t.oid, CASE WHEN r.relkind <> 'c' THEN 'row' ELSE t.typtype::text END AS kind,"
+    "  (SELECT e.extname FROM pg_depend AS d"
     "  JOIN pg_extension AS e ON e.oid = d.refobjid WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
     "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e') AS extension,"
     " CASE t.typtype"
@@ -332,9 +333,9 @@ _TYPES = (
     "   FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)"
     "  WHEN 'r' THEN (SELECT json_build_array(format_type(rngsubtype, NULL)) FROM pg_range WHERE rngtypid = t.oid)"
     " END::text AS text"
-    " FROM used JOIN pg_type AS t USING (oid) WHERE t.typtype IN ('e', 'd', 'c', 'r', 'b')"
+    " FROM used JOIN pg_type AS t USING (oid) LEFT JOIN pg_class AS r ON r.oid = t.typrelid"
+    " WHERE t.typtype IN ('e', 'd', 'c', 'r', 'b')"
     " AND NOT (t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1)"
-    " AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.typrelid AND r.relkind = 'c'))"
 )
 
 

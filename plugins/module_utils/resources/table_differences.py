@@ -123,7 +123,8 @@ def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]
     if source.identity == "i" and source.identity_index:
         source = source._replace(identity_index=part_differences.name_on_target(sides, source.identity_index))
     here, there = (_replica_identity(each) for each in (source, target))
-    identified = ADD if source.identity == "i" and not found_by else ALTER
+    altered = any(each.name == source.identity_index and each.mended_by == ALTER for each in parts)
+    identified = ADD if source.identity == "i" and not found_by and not altered else ALTER
     # What mends the index or the key mends this.
     mended_by = next((each.mended_by for each in parts if each.kind == "key"), None)
     if here != there and "i" in (source.identity, target.identity):

@@ -33,7 +33,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
     Type,
 )
 
-_KINDS = {"e": "enum", "d": "domain", "c": "composite type", "r": "range type", "b": "base type"}
+_KINDS = {"row": "row type", "e": "enum", "d": "domain", "c": "composite type", "r": "range type", "b": "base type"}
 
 
 _Alike = Callable[[str, str], bool]
@@ -46,7 +46,9 @@ def of_types(source: Mapping[str, Type], target: Mapping[str, Type], alike: _Ali
         other = target.get(name)
         if other is None or type_.extension or (type_.kind, type_.text) == (other.kind, other.text):
             continue
-        if type_.kind != other.kind:
+        if type_.kind == "row" == other.kind:
+            yield from _row(name, type_, other)
+        elif type_.kind != other.kind:
             here, there = _KINDS[type_.kind], _KINDS[other.kind]
             yield _found(
                 APPLY, name, None, (here, there), "is {0} on the source and {1} on the target".format(here, there)
@@ -214,6 +216,15 @@ def _composite(type_: str, source: Type, target: Type) -> Iterable[Difference]:
         shown = [", ".join("{0} {1}".format(quoted(name), column) for name, column in each) for each in (here, there)]
         words = "has ({0}) on the source and ({1}) on the target".format(*shown)
         yield _found(APPLY, type_, None, (shown[0], shown[1]), words, unfit=True)
+
+
+def _row(type_: str, source: Type, target: Type) -> Iterable[Difference]:
+    """What a column of a table's row type holds travels as that table's columns in order, of which the last may come with it."""
+    here, there = list(source.attributes.values()), list(target.attributes.values())
+    if here[: len(there)] != there:
+        shown = [", ".join(map(str, each)) for each in (here, there)]
+        words = "is a row of ({0}) on the source and of ({1}) on the target".format(*shown)
+        yield _found(APPLY, type_, None, (shown[0], shown[1]), words)
 
 
 def _attribute_of_the_target(type_: str, name: str, column: Column) -> Difference:
