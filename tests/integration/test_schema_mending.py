@@ -324,7 +324,7 @@ def clerk(shop: Pair) -> Iterator[dict[str, Any]]:
     name, password = "clerk_of_" + shop.target.database, "clerk's own"
     create_role(shop.target.cluster, name, "LOGIN", password)
     yield {"login_user": name, "login_password": password}
-    shop.target.sql(SQL("DROP OWNED BY {0}").format(Identifier(name)))
+    shop.target.sql(SQL("DROP OWNED BY {0} CASCADE").format(Identifier(name)))
     shop.target.cluster.sql(SQL("DROP ROLE {}").format(Identifier(name)))
 
 
@@ -336,6 +336,17 @@ def test_few_rights_are_enough_to_compare(shop: Pair, clerk: dict[str, Any]) -> 
     assert words(result) == ["column age of public.users is missing on the target"]
     message = shop.target.refused("pgml_schema", **schema(shop, **clerk, mode="apply_additive"))
     assert "must be owner of table users" in message and "public.users" in message
+
+
+def test_a_type_that_may_not_be_created_keeps_no_column_from_coming(shop: Pair, clerk: dict[str, Any]) -> None:
+    shop.source.sql("ALTER TABLE users ADD age int; CREATE SCHEMA other; CREATE TYPE other.mood AS ENUM ('glad')")
+    shop.source.sql("CREATE TABLE moods (id int PRIMARY KEY, mood other.mood)")
+    shop.grant()
+    shop.target.sql(SQL("ALTER TABLE users OWNER TO {}").format(Identifier(clerk["login_user"])))
+    result = shop.target.run("pgml_schema", **schema(shop, "users", "moods", **clerk, mode="apply_additive"))
+    assert result["failed"] and "permission denied for database" in result["msg"]
+    left = shop.target.ok("pgml_schema", **schema(shop, "users", "moods", fail_on=[]))
+    assert words(left) == ["table public.moods is missing on the target"]
 
 
 def test_the_source_has_to_let_its_tables_be_read_when_one_is_missing(shop: Pair) -> None:
