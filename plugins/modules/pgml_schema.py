@@ -303,7 +303,8 @@ summary:
 ddl:
   description:
     - The lines of the diff, namely the statements that mend the differences, or the part of them that O(mode) does, each with the
-      difference as a comment above it. Ansible shows the diff of a task only when it has changed something and has not failed.
+      difference as a comment above it. Statements that no O(mode) runs, because they are for the source or have to be thought
+      about, are comments, too. Ansible shows the diff of a task only when it has changed something and has not failed.
   type: list
   elements: str
   returned: in diff mode, when RV(differences) is

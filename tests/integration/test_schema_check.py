@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -24,32 +23,15 @@ from tests.support.pair import Pair, pair_of, wait_for
 
 KEPT = "{} is on the target only, and stays"
 CASES = [*COLUMNS, *TABLES, *TYPES]
-_WOVEN = "the statements of one difference have to run between those of another"
-_LACKING = "what the default or the column needs is not created"
-WOVEN = {
-    "added_serial": _LACKING,
-    "added_typed": _LACKING,
-    "key_referred": _WOVEN,
-    "part_swapped": _WOVEN,
-    "retyped_new": _LACKING,
-    "sequence_lacking": _LACKING,
-}
-"""Cases whose statements don't run by themselves, only as a part of what the module prints: case -> why."""
+NEEDY = ("added_serial", "added_typed", "key_referred", "part_swapped", "retyped_new", "sequence_lacking")
+"""Cases in which the statements of one difference need what another one's do, or what C(pg_dump) has: they are run as the module
+prints them."""
+ALONE = [case for case in CASES if case.schema not in NEEDY]
 
 
-def each(cases: list[Case], failing: Mapping[str, str] = MappingProxyType({})) -> Any:
-    """The parameters of a test of each case, of which some are known to fail: case -> why."""
-    return pytest.mark.parametrize(
-        "case",
-        [
-            pytest.param(
-                case,
-                id=case.schema,
-                marks=[pytest.mark.xfail(strict=True, reason=failing[case.schema])] if case.schema in failing else [],
-            )
-            for case in cases
-        ],
-    )
+def each(cases: list[Case]) -> Any:
+    """The parameters of a test of each case."""
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.schema) for case in cases])
 
 
 class World(NamedTuple):
@@ -148,7 +130,7 @@ def by_hand(world: World) -> Iterator[tuple[dict[str, str], list[dict[str, Any]]
     errors: dict[str, str] = {}
     with copy_of(world.pair) as copied:
         with closing(copied.target.cluster.connect(copied.target.database)) as connection:
-            for case in CASES:
+            for case in ALONE:
                 try:
                     with connection.cursor() as cursor:
                         for each in case.of(world.report["differences"]):
@@ -159,7 +141,7 @@ def by_hand(world: World) -> Iterator[tuple[dict[str, str], list[dict[str, Any]]
         yield errors, copied.target.ok("pgml_schema", **world.options(copied))["differences"]
 
 
-@each(CASES, WOVEN)
+@each(ALONE)
 def test_the_statements_mend_it_by_hand(world: World, by_hand: Any, case: Case) -> None:
     """What has no statements stays."""
     errors, left = by_hand
@@ -172,6 +154,23 @@ def test_the_statements_mend_it_by_hand(world: World, by_hand: Any, case: Case) 
     # What identifies rows is mended by what it is made of.
     stays = [each for each in expected if each["kind"] != "replica_identity" or not each["mended_by"]]
     assert len(case.of(left)) >= len(stays)
+
+
+def test_statements_that_need_others_mend_it_as_one_script(world: World, tmp_path: Path) -> None:
+    """The DDL has what they need, before or in between."""
+    cases = [case for case in CASES if case.schema in NEEDY]
+    options = world.options(world.pair, schemas=[case.schema for case in cases])
+    with copy_of(world.pair) as copied:
+        run_ddl(copied, copied.target.ok("pgml_schema", **options)["ddl"], tmp_path)
+        left = copied.target.ok("pgml_schema", **options)["differences"]
+    assert [case.schema for case in cases if case.of(left)] == []
+
+
+def run_ddl(pair: Pair, ddl: list[str], directory: Path) -> None:
+    """Run what the module printed, as it stands."""
+    script = directory / "mend.sql"
+    script.write_text("\n".join(ddl), encoding="utf-8")
+    pair.target.cluster.psql(script, pair.target.database)
 
 
 def mendable(mode: str) -> list[Case]:
@@ -220,9 +219,7 @@ def test_the_ddl_as_one_script_does_what_the_mode_does(world: World, tmp_path: P
     schemas = [case.schema for case in mendable(APPLY)]
     options = world.options(world.pair, mode=APPLY, schemas=schemas, fail_on=["breaks_apply"])
     with copy_of(world.pair) as copied:
-        script = tmp_path / "mend.sql"
-        script.write_text("\n".join(copied.target.ok("pgml_schema", check=True, **options)["ddl"]), encoding="utf-8")
-        copied.target.cluster.psql(script, copied.target.database)
+        run_ddl(copied, copied.target.ok("pgml_schema", check=True, **options)["ddl"], tmp_path)
         again = copied.target.ok("pgml_schema", **options)
         assert not again["changed"], again["changes"]
 
@@ -289,7 +286,7 @@ def test_replication_does_what_the_class_says(world: World, live: Pair, case: Ca
         outcome = await_outcome(live, case)
         assert (outcome.stopped or not outcome.equal) == (case.severity == BREAKS), outcome
         mendable = all(found.mended_by for found in case.found if found.severity == BREAKS)
-        if outcome.stopped and mendable and case.schema not in WOVEN:
+        if outcome.stopped and mendable and case.schema not in NEEDY:
             for each in case.of(world.report["differences"]):
                 for statement in each["statements"]:
                     live.target.sql(statement)

@@ -205,6 +205,82 @@ def test_encodings_are_compared(pair: Pair, source: str, target: str, expected: 
     ) == [("ü",)]
 
 
+SHOWN = {
+    "timezone": "Europe/Berlin",
+    "quote_all_identifiers": "on",
+    "bytea_output": "escape",
+    "extra_float_digits": "-5",
+    "search_path": "elsewhere",
+    "datestyle": "SQL",
+}
+
+
+def test_how_a_database_shows_values_makes_no_difference(pair: Pair) -> None:
+    """Bounds and defaults are the same moments in whatever time zone."""
+    pair.both(
+        "CREATE TABLE p (id int, at timestamptz DEFAULT '2026-01-01 00:00:00+00', b bytea DEFAULT '\\xdead',"
+        " f float CHECK (f <> '0.1234567891'), PRIMARY KEY (id, at), CHECK (at > '2020-01-01 00:00:00+00'))"
+        " PARTITION BY RANGE (at);"
+        " CREATE TABLE p1 PARTITION OF p FOR VALUES FROM ('2026-01-01 00:00:00+00') TO ('2027-01-01 00:00:00+00');"
+        " CREATE INDEX ON p (id) WHERE at > '2026-01-01 00:00:00+00'"
+    )
+    for name, value in SHOWN.items():
+        pair.source.sql(f"ALTER DATABASE {pair.source.database} SET {name} TO '{value}'")
+    assert words(pair.target.ok("pgml_schema", **schema(pair, "p"))) == []
+
+
+def test_an_older_server_spells_the_checks_of_domains_its_own_way(primary: Cluster, servers: Any) -> None:
+    check = "CREATE DOMAIN mail AS text CHECK (position('@' in VALUE) > 0); CREATE TABLE t (id int PRIMARY KEY, a mail)"
+    with pair_of(primary, servers.get(13, "replica")) as pair:
+        pair.both(check)
+        assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == []
+        pair.target.sql("ALTER DOMAIN mail ADD CONSTRAINT k CHECK (position('.' in VALUE) > 0)")
+        expected = "k of type mail is on the target only, and may refuse values that the source has"
+        assert expected in pair.target.refused("pgml_schema", **schema(pair, "t"))
+
+
+def test_a_not_null_that_is_not_validated_refuses_new_rows(servers: Any) -> None:
+    """PostgreSQL 18 has it: rows that come are looked at, those that were there are not."""
+    table = "CREATE TABLE t (id int PRIMARY KEY, a int)"
+    invalid = "ALTER TABLE t ADD CONSTRAINT n NOT NULL a NOT VALID"
+    with pair_of(servers.get(18, "primary"), servers.get(18, "replica")) as pair:
+        pair.both(table)
+        pair.target.sql(invalid)
+        pair.grant()
+        expected = "column a of public.t may be NULL on the source only"
+        assert expected in pair.target.refused("pgml_schema", **schema(pair, "t"))
+        pair.source.sql(invalid)
+        assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == []
+        pair.target.sql("ALTER TABLE t ALTER a DROP NOT NULL")
+        assert words(pair.target.ok("pgml_schema", **schema(pair, "t"))) == []
+        pair.target.sql("ALTER TABLE t ALTER a SET NOT NULL")
+        assert expected in pair.target.refused("pgml_schema", **schema(pair, "t"))
+        assert pair.target.converge("pgml_schema", **schema(pair, "t", mode="apply_additive"))["changed"]
+
+
+def test_the_ddl_can_be_run_as_it_stands(pair: Pair, tmp_path: Path) -> None:
+    """Whatever names and texts hold; and what is for the source, or has to be thought about, is not run."""
+    pair.both('CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE "kept\n;" (id int PRIMARY KEY)')
+    pair.source.sql(
+        'ALTER TABLE t ADD "a\nDROP TABLE ""kept\n;""; --" int;'
+        "CREATE FUNCTION f(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN\n"
+        "-- why\n\nSET LOCAL work_mem = '1MB';\nSET default_tablespace = '';\nRETURN n; END $$;"
+        "CREATE TABLE n (id int PRIMARY KEY DEFAULT f(3), v text DEFAULT 'a\n\n-- b\nSET c', UNIQUE (v));"
+        "CREATE TABLE r (id int, b int); CREATE PUBLICATION p FOR TABLE r"
+    )
+    pair.target.sql("CREATE TABLE r (id int, a int)")
+    pair.grant()
+    options = {"source": pair.endpoint, "schemas": ["public"], "fail_on": []}
+    script = tmp_path / "mend.sql"
+    script.write_text("\n".join(pair.target.ok("pgml_schema", **options)["ddl"]), encoding="utf-8")
+    pair.target.cluster.psql(script, pair.target.database)
+    left = words(pair.target.ok("pgml_schema", **options))
+    assert [each.split(" ")[0] for each in left] == ["column", "UPDATE"], left
+    function = "SELECT prosrc FROM pg_proc WHERE proname = 'f'"
+    assert pair.source.value(function) == pair.target.value(function)
+    assert pair.target.value("SELECT relreplident FROM pg_class WHERE relname = 'r'") == "d"
+
+
 def test_versions_of_extensions_are_compared(pair: Pair) -> None:
     older = "SELECT version FROM pg_available_extension_versions WHERE name = 'hstore' ORDER BY version"
     versions = [version for (version,) in pair.source.sql(older)]
@@ -248,7 +324,7 @@ def clerk(shop: Pair) -> Iterator[dict[str, Any]]:
     name, password = "clerk_of_" + shop.target.database, "clerk's own"
     create_role(shop.target.cluster, name, "LOGIN", password)
     yield {"login_user": name, "login_password": password}
-    shop.target.sql(SQL("DROP OWNED BY {0}").format(Identifier(name)))
+    shop.target.sql(SQL("DROP OWNED BY {0} CASCADE").format(Identifier(name)))
     shop.target.cluster.sql(SQL("DROP ROLE {}").format(Identifier(name)))
 
 
@@ -260,6 +336,17 @@ def test_few_rights_are_enough_to_compare(shop: Pair, clerk: dict[str, Any]) -> 
     assert words(result) == ["column age of public.users is missing on the target"]
     message = shop.target.refused("pgml_schema", **schema(shop, **clerk, mode="apply_additive"))
     assert "must be owner of table users" in message and "public.users" in message
+
+
+def test_a_type_that_may_not_be_created_keeps_no_column_from_coming(shop: Pair, clerk: dict[str, Any]) -> None:
+    shop.source.sql("ALTER TABLE users ADD age int; CREATE SCHEMA other; CREATE TYPE other.mood AS ENUM ('glad')")
+    shop.source.sql("CREATE TABLE moods (id int PRIMARY KEY, mood other.mood)")
+    shop.grant()
+    shop.target.sql(SQL("ALTER TABLE users OWNER TO {}").format(Identifier(clerk["login_user"])))
+    result = shop.target.run("pgml_schema", **schema(shop, "users", "moods", **clerk, mode="apply_additive"))
+    assert result["failed"] and "permission denied for database" in result["msg"]
+    left = shop.target.ok("pgml_schema", **schema(shop, "users", "moods", fail_on=[]))
+    assert words(left) == ["table public.moods is missing on the target"]
 
 
 def test_the_source_has_to_let_its_tables_be_read_when_one_is_missing(shop: Pair) -> None:

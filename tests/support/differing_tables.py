@@ -102,6 +102,80 @@ CASES = [
         row="INSERT INTO t VALUES (1, 1), (1, 2)",
     ),
     Case(
+        "key_own",
+        "CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1)",
+        "CREATE TABLE t (id int, v int, n serial PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1)",
+        (
+            Found(BREAKS, None, "rows of @.t are known by all columns on the source and by n on the target"),
+            Found(HARMLESS, None, "column n of @.t is on the target only, and stays"),
+            Found(HARMLESS, None, "key t_pkey of @.t is on the target only, and stays"),
+        ),
+        row="UPDATE t SET v = 2",
+    ),
+    Case(
+        "key_partitioned",
+        "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL); INSERT INTO t VALUES (1, 1)",
+        (
+            "CREATE TABLE t (id int, v int, PRIMARY KEY (id, v)) PARTITION BY RANGE (v);"
+            " CREATE TABLE t1 PARTITION OF t DEFAULT; INSERT INTO t VALUES (1, 1)"
+        ),
+        (
+            Found(BREAKS, None, "rows of @.t are known by id on the source and by id, v on the target"),
+            Found(HARMLESS, None, "@.t is not partitioned on the source and PARTITION BY RANGE (v) on the target"),
+            Found(HARMLESS, None, "key t_pkey of @.t is another one on the target"),
+        ),
+        row="UPDATE t SET v = 2",
+    ),
+    Case(
+        "key_included",
+        "CREATE TABLE t (id int, v int NOT NULL, CONSTRAINT t_pkey PRIMARY KEY (id))",
+        "CREATE TABLE t (id int, v int NOT NULL, CONSTRAINT t_pkey PRIMARY KEY (id) INCLUDE (v))",
+        (
+            Found(
+                BREAKS, APPLY, "key t_pkey of @.t is another one on the target, and may refuse rows that the source has"
+            ),
+        ),
+    ),
+    Case(
+        "identity_plain",
+        "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX i ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+        "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (id)",
+        (
+            Found(BREAKS, APPLY, "@.t has no primary key on the target"),
+            Found(HARMLESS, APPLY, "@.t has REPLICA IDENTITY USING INDEX i on the source and DEFAULT on the target"),
+            Found(HARMLESS, APPLY, "index i of @.t is another one on the target"),
+        ),
+    ),
+    Case(
+        "identity_nullable",
+        "CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL",
+        (
+            "CREATE TABLE t (id int, v int NOT NULL); CREATE UNIQUE INDEX i ON t (v);"
+            " ALTER TABLE t REPLICA IDENTITY USING INDEX i"
+        ),
+        (
+            Found(BREAKS, APPLY, "column v of @.t may be NULL on the source only"),
+            Found(BREAKS, APPLY, "index i of @.t is on the target only, and may refuse rows that the source has"),
+            Found(HARMLESS, APPLY, "@.t has REPLICA IDENTITY FULL on the source and USING INDEX i on the target"),
+        ),
+    ),
+    Case(
+        "identity_renamed",
+        "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX i ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+        "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX j ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX j",
+        (Found(HARMLESS, None, "index i of @.t is called j on the target"),),
+    ),
+    Case(
+        "identity_renamed_default",
+        "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX i ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+        "CREATE TABLE t (id int NOT NULL); CREATE UNIQUE INDEX j ON t (id)",
+        (
+            Found(BREAKS, ADD, "@.t has no primary key on the target"),
+            Found(HARMLESS, ADD, "@.t has REPLICA IDENTITY USING INDEX j on the source and DEFAULT on the target"),
+            Found(HARMLESS, None, "index i of @.t is called j on the target"),
+        ),
+    ),
+    Case(
         "identity_full",
         PLAIN + "; ALTER TABLE t REPLICA IDENTITY FULL",
         PLAIN,
@@ -342,6 +416,12 @@ CASES = [
     ),
     Case("table_lacking", PLAIN, "", (Found(BREAKS, CREATE, "table @.t is missing on the target"),)),
     Case(
+        "table_unlogged",
+        PLAIN,
+        "CREATE UNLOGGED TABLE t (id int PRIMARY KEY, v int)",
+        (Found(BREAKS, APPLY, "@.t is UNLOGGED on the target, so that its rows are gone when the server crashes"),),
+    ),
+    Case(
         "table_view",
         PLAIN,
         "CREATE VIEW t AS SELECT 1 AS id, 2 AS v",
@@ -461,6 +541,43 @@ CASES = [
                 APPLY,
                 ("constraint k of @.t is another one on the target, and may refuse rows that the source has"),
             ),
+        ),
+        row=TWICE,
+    ),
+    Case(
+        "check_knows_null",
+        TABLE,
+        TABLE + "ALTER TABLE t ADD x int; ALTER TABLE t ADD CONSTRAINT k CHECK (NOT x IS NULL)",
+        (
+            Found(BREAKS, APPLY, "constraint k of @.t is on the target only, and may refuse rows that the source has"),
+            Found(HARMLESS, None, "column x of @.t is on the target only, and stays"),
+        ),
+        row=TWICE,
+    ),
+    Case(
+        "check_null",
+        TABLE,
+        TABLE + "ALTER TABLE t ADD x int; ALTER TABLE t ADD CONSTRAINT k CHECK (x > 0)",
+        (
+            Found(HARMLESS, None, "column x of @.t is on the target only, and stays"),
+            Found(HARMLESS, None, "constraint k of @.t is on the target only, and stays"),
+        ),
+        row=TWICE,
+    ),
+    Case(
+        "check_never",
+        TABLE,
+        TABLE + "ALTER TABLE t ADD CONSTRAINT k CHECK (false)",
+        (Found(BREAKS, APPLY, "constraint k of @.t is on the target only, and may refuse rows that the source has"),),
+        row=TWICE,
+    ),
+    Case(
+        "unique_generated",
+        TABLE,
+        TABLE + "ALTER TABLE t ADD x int GENERATED ALWAYS AS (v * 2) STORED CONSTRAINT k UNIQUE",
+        (
+            Found(BREAKS, APPLY, "constraint k of @.t is on the target only, and may refuse rows that the source has"),
+            Found(HARMLESS, None, "column x of @.t is on the target only, and stays"),
         ),
         row=TWICE,
     ),

@@ -29,10 +29,16 @@ CASES = [
         "CREATE TYPE e AS ENUM ('x', 'y'); CREATE TABLE t (id int PRIMARY KEY, a e)",
         "CREATE TYPE e AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, a e)",
         (
-            Found(BREAKS, ADD, "'x' of type @.e is missing on the target"),
-            Found(BREAKS, ADD, "'y' of type @.e is missing on the target"),
-            Found(HARMLESS, None, "'a' of type @.e is on the target only, and stays"),
-            Found(HARMLESS, None, "'b' of type @.e is on the target only, and stays"),
+            Found(
+                BREAKS,
+                None,
+                "'x' of type @.e is missing on the target, which has 'a' in its place, so that it was perhaps renamed",
+            ),
+            Found(
+                BREAKS,
+                None,
+                "'y' of type @.e is missing on the target, which has 'b' in its place, so that it was perhaps renamed",
+            ),
         ),
         row="INSERT INTO t VALUES (1, 'y')",
     ),
@@ -69,6 +75,27 @@ CASES = [
             ),
         ),
         row="INSERT INTO t VALUES (1, 'z')",
+    ),
+    Case(
+        "enum_renamed_too",
+        "CREATE TYPE e AS ENUM ('a', 'z', 'q'); CREATE TABLE t (id int PRIMARY KEY, a e)",
+        "CREATE TYPE e AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, a e)",
+        (
+            Found(BREAKS, ADD, "'q' of type @.e is missing on the target"),
+            Found(
+                BREAKS,
+                None,
+                "'z' of type @.e is missing on the target, which has 'b' in its place, so that it was perhaps renamed",
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, 'q')",
+    ),
+    Case(
+        "multirange",
+        "CREATE TYPE r AS RANGE (subtype = numeric, multirange_type_name = m); CREATE TABLE t (id int PRIMARY KEY, a m)",
+        "CREATE TYPE r AS RANGE (subtype = int, multirange_type_name = m); CREATE TABLE t (id int PRIMARY KEY, a m)",
+        (Found(BREAKS, None, "type @.r is a range of numeric on the source and of integer on the target"),),
+        row="INSERT INTO t VALUES (1, '{[1.5,2]}')",
     ),
     Case(
         "domain_array_check",
@@ -178,6 +205,24 @@ CASES = [
                 "type @.c has (x integer, y integer) on the source and (y integer, x integer) on the target",
             ),
         ),
+    ),
+    Case(
+        "row_order",
+        "CREATE TABLE r (x int PRIMARY KEY, y text); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        "CREATE TABLE r (y text, x int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        (
+            Found(
+                BREAKS, None, "type @.r is a row of (integer, text) on the source and of (text, integer) on the target"
+            ),
+        ),
+        row="INSERT INTO t VALUES (1, (1, 'y'))",
+    ),
+    Case(
+        "row_lacking",
+        "CREATE TABLE r (x int PRIMARY KEY, y text); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        "CREATE TABLE r (x int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, a r)",
+        (Found(BREAKS, ADD, "column y of @.r is missing on the target"),),
+        row="INSERT INTO t VALUES (1, (1, 'y'))",
     ),
     Case(
         "type_kind",

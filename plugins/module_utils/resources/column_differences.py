@@ -31,8 +31,10 @@ def of_columns(sides: Sides) -> Iterable[Difference]:
     """Columns are found by their names."""
     lacking = [name for name in sides.columns if name not in sides.others]
     more = [name for name in sides.others if name not in sides.columns]
-    if _perhaps_renamed(sides, lacking, more):
-        yield _renamed(sides, lacking.pop(), more.pop())
+    for name, former in _perhaps_renamed(sides, lacking, more):
+        lacking.remove(name)
+        more.remove(former)
+        yield _renamed(sides, name, former)
     for name in lacking:
         yield _missing(sides, name, sides.columns[name])
     for name in more:
@@ -43,16 +45,15 @@ def of_columns(sides: Sides) -> Iterable[Difference]:
             yield from _column(sides, name, column, other)
 
 
-def _perhaps_renamed(sides: Sides, lacking: list[str], more: list[str]) -> bool:
-    """Whether both have, at the same place, one column of the same type that the other doesn't have."""
-    if len(lacking) != 1 or len(more) != 1:
-        return False
+def _perhaps_renamed(sides: Sides, lacking: list[str], more: list[str]) -> list[tuple[str, str]]:
+    """The columns of the same type at the same place that the other side doesn't have."""
     here, there = sides.places
-    return (
-        sides.columns[lacking[0]].type == sides.others[more[0]].type
-        and lacking[0] in here
-        and here[lacking[0]] == there.get(more[0])
-    )
+    return [
+        (name, other)
+        for name in lacking
+        for other in more
+        if sides.columns[name].type == sides.others[other].type and here.get(name, 0) == there.get(other)
+    ]
 
 
 def _renamed(sides: Sides, name: str, other: str) -> Difference:
@@ -122,7 +123,13 @@ def _is_doubtful(sides: Sides, name: str, column: Column) -> bool:
     """Whether rows that are there may have got other values on the source, which doesn't keep which."""
     if column.generated or name in sides.missing or not sides.target.filled:
         return False
-    return bool(column.identity) or column.not_null or column.default is not None
+    return bool(column.identity) or column.not_null or column.default is not None or _is_old(sides, name)
+
+
+def _is_old(sides: Sides, name: str) -> bool:
+    """Whether it was there before a column that both have, so that it isn't new but was dropped or renamed."""
+    here, _there = sides.places
+    return any(here.get(name, 0) < here.get(each, 0) for each in sides.columns if each in sides.others)
 
 
 def _text(value: str) -> str:
@@ -156,7 +163,7 @@ def _column(sides: Sides, name: str, source: Column, target: Column) -> Iterable
         difference = _type(sides, name, source, target)
         retyped = bool(difference.steps)  # which take the default along
         yield difference
-    if source.not_null != target.not_null:
+    if source.not_null != target.not_null and not (source.unvalidated and target.unvalidated):
         yield _nullable(sides, name, source, target)
     if source.generated:
         return
@@ -262,7 +269,11 @@ def _nullable(sides: Sides, name: str, source: Column, target: Column) -> Differ
             mended_by=ALTER,
             remedy="Let column {0} of {1} not be NULL".format(quoted(name), sides.table.label),
         )
-    keyed = any(part.type == "p" and name in part.columns for part in sides.target.parts.values())
+    keyed = any(
+        name in part.columns
+        for part in sides.target.parts.values()
+        if part.type == "p" or part.name == sides.target.identity_index
+    )
     return sides.found(
         APPLY,
         "column",
@@ -281,12 +292,13 @@ def _column_identity(sides: Sides, name: str, source: Column, target: Column) ->
     elif target.identity:
         action = "ALTER COLUMN {name} SET GENERATED " + IDENTITIES[source.identity]
     else:
-        action = "ALTER COLUMN {name} ADD GENERATED " + IDENTITIES[source.identity] + " AS IDENTITY"
+        action = "ALTER COLUMN {name} ADD GENERATED " + IDENTITIES[source.identity] + " AS IDENTITY{options}"
     here, there = (
         "GENERATED {0} AS IDENTITY".format(IDENTITIES[each.identity]) if each.identity else None
         for each in (source, target)
     )
-    steps = [(TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name)))]
+    options = raw(" ({0})".format(source.options) if source.options else "")
+    steps = [(TIGHTEN if source.identity else LOOSEN, sides.alter(action, name=identifier(name), options=options))]
     if source.default != target.default:  # a column has either
         steps.insert(
             0 if source.identity else 1, (LOOSEN if source.identity else TIGHTEN, _set_default(sides, name, source))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Callable, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -14,6 +15,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     missing,
     publication,
     replica_identity,
+    spelling,
     structures,
     table_differences,
     type_differences,
@@ -127,7 +129,8 @@ def compare(source: Session, session: Session | None, wanted: Sequence[Table], p
     else:
         generated = {key for each in publications if each.generated_columns == "stored" for key in published[each.name]}
         found += _Tables(source, session, by_key, here, there, generated).differences(left_out)
-        found += type_differences.of_types(here.types, there.types)
+        alike = partial(spelling.alike, source_version=source.version, target_version=session.version)
+        found += type_differences.of_types(here.types, there.types, alike)
         found += type_differences.of_sequences(here.sequences, there.sequences)
         extensions = {each.extension for each in here.types.values() if each.extension} | here.used_by_indexes
         found += type_differences.of_extensions(extensions, here.extensions, there.extensions)
@@ -158,8 +161,13 @@ def _both(read: Callable[[Session], Side], source: Session, session: Session | N
         return here.result(), there
 
 
+_SPELLING = "SET timezone = 'UTC'; SET quote_all_identifiers = off; SET bytea_output = hex; SET extra_float_digits = 1"
+"""What the server's texts of definitions depend on, and databases and roles may have each their own way."""
+
+
 def read_side(session: Session, keys: Sequence[tuple[str, str]]) -> Side:
     """What the session's database has of the tables *keys*."""
+    session.execute(_SPELLING)
     tables = structures.read(session, keys)
     oids = [table.oid for table in tables.values()]
     return Side(

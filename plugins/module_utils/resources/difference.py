@@ -117,7 +117,10 @@ def columns_of(table: Table, source: Structure, published_generated: bool, targe
 
 
 def _as_arriving(column: Column, published_generated: bool, target_version: int) -> Column:
-    """Generated columns are made anew by the target, unless they are published."""
+    """Generated columns are made anew by the target, unless they are published. With a NOT NULL that isn't valid there may be
+    NULL."""
+    if column.unvalidated:
+        column = column._replace(not_null=False)
     if column.generated == "s" and published_generated:
         return column._replace(generated="", default=None)
     if column.generated == "v" and target_version < _VIRTUAL_COLUMNS_SINCE:

@@ -29,26 +29,34 @@ def mend(endpoint: Endpoint, alterations: Sequence[Difference], scripts: Scripts
     What only adds goes object by object, so that one which fails doesn't keep the others from it.
     """
     failures: list[DistributedError] = []
+    supported = True
     # What pg_restore writes sets its session up, too, so that alterations have their own.
     with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as loader:
         if alterations:
-            missing.run(loader, scripts.support)
+            failures += _created(loader, scripts.support)
+            supported = not failures
             with Session(endpoint, lock_timeout=TARGET_LOCK_TIMEOUT) as alterer:
                 for group in _added(alterations):
                     failures += _tried(alterer, group)
                 failures += _altered(alterer, [each for each in alterations if each.mended_by == difference.ALTER])
-        missing.run(loader, [*([] if alterations else scripts.support), *scripts.tables])
-        for steps in scripts.rest:
-            try:
-                missing.run(loader, steps)
-            except ServerRefused as error:
-                failures.append(error)
+        if supported:
+            missing.run(loader, [*([] if alterations else scripts.support), *scripts.tables])
+            for steps in scripts.rest:
+                failures += _created(loader, steps)
     if failures:
         words = " ".join(str(failure) for failure in failures[:_SHOWN])
         raise Refused(
             "{0} What had to be done together with it isn't done, the rest is. A rerun tries it again.".format(words),
             **failures[0].details,
         )
+
+
+def _created(loader: Session, steps: Sequence[Any]) -> list[DistributedError]:
+    try:
+        missing.run(loader, steps)
+    except ServerRefused as error:
+        return [error]
+    return []
 
 
 def _added(alterations: Sequence[Difference]) -> Iterable[list[Difference]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tempfile
 from typing import Any, Iterable, NamedTuple, Sequence
 
@@ -110,8 +111,8 @@ def scripts(source: Session, session: Session, gap: Gap, run_command: RunCommand
         keyed = archive.script(_of(entries, keys), session.version)
         rest = archive.script(_of(entries, later), session.version)
         return Scripts(
-            [*support.scripts, first.whole],
-            [tables.whole, *_column_drops(source, gap.tables), keyed.whole],
+            [*support.scripts, first],
+            [tables, *_column_drops(source, gap.tables), keyed],
             list(_table_by_table(rest, later)),
         )
 
@@ -168,24 +169,32 @@ class _Support:
         if definitions.stand_alone(source, others):
             archive = Archive(os.path.join(directory, "support"), source.version // 10000, run_command)
             archive.dump(source.endpoint, [*column_types.BARE, "--exclude-table=*.*"])
-            self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version).whole)
+            self.scripts.append(archive.script(picked(archive.entries(), others, ()), session.version))
 
 
 def run(loader: Session, steps: Iterable[Any]) -> None:
     """Run *steps* in one transaction."""
-    wanted = [step for step in steps if step]
+    wanted = [text for text in (step.whole if isinstance(step, Script) else step for step in steps) if text]
     if wanted:
         with loader.transaction():
-            for step in wanted:
-                loader.execute(step)
+            for text in wanted:
+                loader.execute(text)
 
 
 def shown(session: Session, steps: Iterable[Any]) -> list[str]:
-    """The lines of *steps* that people want to see: pg_restore sets a session up, too."""
-    texts = [step if isinstance(step, str) else session.text_of(step) + ";" for step in steps if step]
-    return [
-        line
-        for text in texts
-        for line in text.splitlines()
-        if line and not line.startswith(("--", "SET ", "SELECT pg_catalog.set_config"))
-    ]
+    """The lines of *steps* that people want to see: pg_restore sets a session up, too, before and between the definitions."""
+    lines = []
+    for step in steps:
+        if isinstance(step, Script):
+            pieces: Iterable[str] = step.pieces.values()
+        else:
+            pieces = [step if isinstance(step, str) else session.text_of(step) + ";"]
+        for piece in pieces:
+            lines += _AROUND.sub("", piece).splitlines()
+    return lines
+
+
+_AROUND = re.compile(
+    r"\A(?:(?:--|SET |SELECT pg_catalog\.set_config).*\n|[ \t]*\n)+"
+    r"|(?:\n[ \t]*|\nSET default_.*|\n--(?: PostgreSQL database dump complete)?)+\Z"
+)

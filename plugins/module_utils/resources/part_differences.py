@@ -65,6 +65,14 @@ def _twin(sides: Sides, part: Part, others: Iterable[Part]) -> Part | None:
     return next((each for each in others if _same(sides, part, each) or part.type == each.type == "p"), None)
 
 
+def name_on_target(sides: Sides, name: str) -> str:
+    """What the target calls an index or a constraint of the source, if it has it."""
+    part, target = sides.source.parts.get(name), sides.target.parts
+    if part is None or name in target:
+        return name
+    return next((each.name for each in target.values() if _same(sides, part, each)), name)
+
+
 def _same(sides: Sides, one: Part, other: Part) -> bool:
     if one.type != other.type:
         return False
@@ -127,16 +135,18 @@ def _may_refuse(sides: Sides, part: Part) -> bool:
     """Whether rows of the source could fail it: foreign keys are not looked at while changes are applied."""
     own = [sides.others[name] for name in part.columns if name not in sides.columns and name in sides.others]
     if part.type == "c":
-        never = "NOT ENFORCED" in part.definition or (
-            len(own) == len(part.columns) and all(map(_stays_null, own)) and "IS NOT NULL" not in part.definition
-        )
-        return not never
+        unknown = bool(own) and len(own) == len(part.columns) and all(map(_stays_null, own))
+        return "NOT ENFORCED" not in part.definition and not (unknown and not _KNOWS_NULL.search(part.definition))
     if not part.unique:
         return False
-    if any(each.generated or each.identity or _stays_null(each) or _counts(each) for each in own):
+    if any(each.identity or _stays_null(each) or _counts(each) for each in own):
         return "NULLS NOT DISTINCT" in part.definition
     keys = [set(each.columns) for each in sides.source.parts.values() if _is_plain_key(each)]
     return not (_is_plain_key(part) and any(key <= set(part.columns) for key in keys))
+
+
+_KNOWS_NULL = re.compile(r"\b(IS|CASE|COALESCE|GREATEST|LEAST|concat|concat_ws|num_nulls|num_nonnulls)\b", re.I)
+"""What makes more of NULL than NULL, which a CHECK lets pass."""
 
 
 def _stays_null(column: Column) -> bool:
@@ -174,14 +184,16 @@ def _part_of_the_target(sides: Sides, part: Part) -> Difference:
 
 def _other_part(sides: Sides, source: Part, target: Part) -> Difference:
     refuses = _may_refuse(sides, target)
+    # What is partitioned otherwise may not have it.
+    by_hand = source.unique and sides.source.partitioned_by != sides.target.partitioned_by
     return sides.found(
         APPLY if refuses else HARMLESS,
         _kind(source),
         source.name,
         (source.definition, target.definition),
         "is another one on the target" + (", and may refuse rows that the source has" if refuses else ""),
-        steps=(_unmade(sides, target), (_when(source), _made(sides, source))),
-        mended_by=ALTER,
+        steps=() if by_hand else (_unmade(sides, target), (_when(source), _made(sides, source))),
+        mended_by=None if by_hand else ALTER,
         remedy="Make {0} of {1} anew".format(_named(source), sides.table.label),
     )
 

@@ -254,14 +254,20 @@ def _lines(session: Session, found: Sequence[Difference]) -> list[str]:
     for each in sorted(others, key=lambda each: each.dumped):
         lines.append(_comment(each))
         if not each.dumped:
-            lines += ["{0};".format(session.text_of(statement)) for statement in each.statements]
+            # A script of all lines must not run what is for the source, or to be thought about.
+            lines += [_commented("{0};".format(session.text_of(statement))) for statement in each.statements]
     return lines
+
+
+def _commented(text: str) -> str:
+    """Names may hold line breaks, after which SQL would begin."""
+    return "\n".join("-- " + line for line in text.splitlines())
 
 
 def _comment(each: Difference) -> str:
     where = "; on the source" if each.breaks == difference.PRIMARY and each.steps else ""
     by_hand = "; think about it" if each.steps and each.mended_by is None and not where else ""
-    return "-- {0} ({1}{2}{3})".format(each.words, each.breaks, where, by_hand)
+    return _commented("{0} ({1}{2}{3})".format(each.words, each.breaks, where, by_hand))
 
 
 def requested(source: Session, params: Mapping[str, Any]) -> list[Table]:

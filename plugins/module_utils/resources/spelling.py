@@ -41,6 +41,9 @@ _SYNTAX = frozenset(
     )
     + ("xmlexists", "text")
 )
+_EXTRACT = frozenset(("extract", "date_part"))
+_NUMBERS = frozenset(("numeric", "double", "precision"))
+"""What EXTRACT is since then, what it was before, and what it is compared with becomes of it."""
 
 
 def alike(one: str, other: str, source_version: int, target_version: int) -> bool:
@@ -53,6 +56,8 @@ def alike(one: str, other: str, source_version: int, target_version: int) -> boo
 
 
 def _words(text: str) -> list[str]:
-    """What a definition is about, without the words by which the versions call functions."""
-    found = (token.lower().strip("'") for token in _TOKEN.findall(text))
-    return sorted(token for token in found if token not in _SYNTAX)
+    """What a definition is about, without the words by which the versions call functions. Those stand in another order, too."""
+    found = [token.lower().strip("'") for token in _TOKEN.findall(text)]
+    dropped = _SYNTAX | _NUMBERS if _EXTRACT.intersection(found) else _SYNTAX
+    left = [token for token in found if token not in dropped]
+    return left if len(left) == len(found) else sorted(left)

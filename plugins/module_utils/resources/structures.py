@@ -31,6 +31,8 @@ class Column(NamedTuple):
     """when it isn't the type's own, as in SQL"""
     options: str | None = None
     """of its identity's sequence, when they aren't the usual ones"""
+    unvalidated: bool = False
+    """whether NOT NULL is said of new rows only, with NOT VALID"""
 
     def __str__(self) -> str:
         """What CREATE TABLE has after the column's name."""
@@ -87,6 +89,8 @@ class Structure(NamedTuple):
     oid: int
     kind: str
     """pg_class.relkind"""
+    persistence: str
+    """pg_class.relpersistence"""
     identity: str
     """pg_class.relreplident"""
     identity_index: str | None
@@ -152,6 +156,7 @@ def read(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, s
             (row.schema, row.name),
             row.oid,
             row.kind,
+            row.persistence,
             row.identity,
             row.identity_index,
             tuple(row.identity_columns or ()),
@@ -175,11 +180,11 @@ _IDENTITY_OPTIONS = (
 )
 
 _COLUMNS = (
-    "SELECT json_object_agg(a.attname, json_build_array(format_type(a.atttypid, a.atttypmod), {not_null},"
+    "SELECT json_object_agg(a.attname, json_build_array(format_type(a.atttypid, a.atttypmod), a.attnotnull,"
     "  pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated, CASE WHEN a.attcollation <> t.typcollation"
     "   THEN (SELECT format('%%I.%%I', n.nspname, l.collname) FROM pg_collation AS l JOIN pg_namespace AS n"
     "    ON n.oid = l.collnamespace WHERE l.oid = a.attcollation) END,"
-    "  CASE WHEN a.attidentity <> '' THEN (" + _IDENTITY_OPTIONS + ") END) ORDER BY a.attname)::text"
+    "  CASE WHEN a.attidentity <> '' THEN (" + _IDENTITY_OPTIONS + ") END, {unvalidated}) ORDER BY a.attname)::text"
     " FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid"
     " LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
     " WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
@@ -210,14 +215,16 @@ _PARTS = (
 )
 
 _TABLES = (
-    "SELECT n.nspname AS schema, c.relname AS name, c.oid, c.relkind AS kind, c.relreplident AS identity,"
+    "SELECT n.nspname AS schema, c.relname AS name, c.oid, c.relkind AS kind, c.relpersistence AS persistence,"
+    " c.relreplident AS identity,"
     " (SELECT json_agg(json_build_array(en.nspname, e.relname))::text FROM pg_inherits AS ei JOIN pg_class AS e"
     "  ON e.oid = ei.inhparent JOIN pg_namespace AS en ON en.oid = e.relnamespace WHERE ei.inhrelid = c.oid"
     "  AND NOT c.relispartition) AS ancestors,"
     " pn.nspname AS parent_schema, p.relname AS parent_name, pg_get_expr(c.relpartbound, c.oid) AS bound,"
     " CASE c.relkind WHEN 'p' THEN pg_get_partkeydef(c.oid) END AS partitioned_by, r.relname AS identity_index,"
     " (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute AS a WHERE a.attrelid = c.oid"
-    "  AND a.attnum = ANY(coalesce(i.indkey, k.indkey))) AS identity_columns,"
+    "  AND a.attnum = ANY(coalesce((i.indkey::int2[])[0:i.indnkeyatts - 1], (k.indkey::int2[])[0:k.indnkeyatts - 1])))"
+    "  AS identity_columns,"
     " (" + _COLUMNS + ") AS columns, (" + _PARTS + ") AS parts"
     " FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted(schema, name)"
     " JOIN pg_namespace AS n ON n.nspname = wanted.schema"
@@ -243,16 +250,15 @@ def filled(session: Session, oids: Sequence[int]) -> set[int]:
     return {row.top for row in session.rows(query, [list(oids)])}
 
 
-_NOT_NULL = "a.attnotnull"
-_VALIDATED_NOT_NULL = (
-    "a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint AS nn WHERE nn.conrelid = c.oid AND nn.contype = 'n'"
+_UNVALIDATED = (
+    "a.attnotnull AND EXISTS (SELECT FROM pg_constraint AS nn WHERE nn.conrelid = c.oid AND nn.contype = 'n'"
     " AND NOT nn.convalidated AND nn.conkey[1] = a.attnum)"
 )
-_INVALID_NOT_NULL_SINCE = 180000
+_UNVALIDATED_SINCE = 180000
 
 
 def _tables(version: int) -> str:
-    return _TABLES.replace("{not_null}", _VALIDATED_NOT_NULL if version >= _INVALID_NOT_NULL_SINCE else _NOT_NULL)
+    return _TABLES.replace("{unvalidated}", _UNVALIDATED if version >= _UNVALIDATED_SINCE else "false")
 
 
 class Type(NamedTuple):
@@ -262,7 +268,7 @@ class Type(NamedTuple):
     """as format_type() spells it"""
     oid: int
     kind: str
-    """pg_type.typtype"""
+    """pg_type.typtype, or C(row) of the type that came with a table"""
     extension: str | None
     text: str
 
@@ -306,9 +312,13 @@ _TYPES = (
     "  AND atttypid >= 16384"
     " UNION SELECT hop.oid FROM used JOIN pg_type AS t ON t.oid = used.oid, LATERAL ("
     "  SELECT t.typelem UNION ALL SELECT t.typbasetype"
+    # An array belongs to the type of its elements, and a multirange to that of its ranges.
+    "  UNION ALL SELECT d.refobjid FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
+    "   AND d.refclassid = 'pg_type'::regclass AND d.deptype = 'i'"
     "  UNION ALL SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped"
     "  UNION ALL SELECT r.rngsubtype FROM pg_range AS r WHERE r.rngtypid = t.oid) AS hop(oid) WHERE hop.oid >= 16384)"
-    " SELECT format_type(t.oid, NULL) AS name, t.oid, t.typtype AS kind, (SELECT e.extname FROM pg_depend AS d"
+    " SELECT format_type(t.oid, NULL) AS name, t.oid, CASE WHEN r.relkind <> 'c' THEN 'row' ELSE t.typtype::text END AS kind,"
+    "  (SELECT e.extname FROM pg_depend AS d"
     "  JOIN pg_extension AS e ON e.oid = d.refobjid WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid"
     "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e') AS extension,"
     " CASE t.typtype"
@@ -323,9 +333,9 @@ _TYPES = (
     "   FROM pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)"
     "  WHEN 'r' THEN (SELECT json_build_array(format_type(rngsubtype, NULL)) FROM pg_range WHERE rngtypid = t.oid)"
     " END::text AS text"
-    " FROM used JOIN pg_type AS t USING (oid) WHERE t.typtype IN ('e', 'd', 'c', 'r', 'b')"
+    " FROM used JOIN pg_type AS t USING (oid) LEFT JOIN pg_class AS r ON r.oid = t.typrelid"
+    " WHERE t.typtype IN ('e', 'd', 'c', 'r', 'b')"
     " AND NOT (t.typtype = 'b' AND t.typelem <> 0 AND t.typlen = -1)"
-    " AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.typrelid AND r.relkind = 'c'))"
 )
 
 

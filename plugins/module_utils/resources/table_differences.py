@@ -21,6 +21,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     column_differences,
     part_differences,
+    spelling,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.difference import (
     ADD,
@@ -52,7 +53,19 @@ def of_table(sides: Sides) -> list[Difference]:
 def _shape(sides: Sides) -> Iterable[Difference]:
     """Whether it is partitioned, and of what it is a partition."""
     source, target, label = sides.source, sides.target, sides.table.label
-    if source.partitioned_by != target.partitioned_by:
+    if target.persistence == "u" != source.persistence:
+        words = "{0} is UNLOGGED on the target, so that its rows are gone when the server crashes".format(label)
+        yield sides.found(
+            APPLY,
+            "table",
+            None,
+            ("LOGGED", "UNLOGGED"),
+            words,
+            steps=((IDENTIFY, sides.alter("SET LOGGED")),),
+            mended_by=ALTER,
+            remedy="Make {0} LOGGED".format(label),
+        )
+    if not _partitioned_alike(sides):
         here, there = (
             "PARTITION BY " + each.partitioned_by if each.partitioned_by else "not partitioned"
             for each in (source, target)
@@ -81,6 +94,13 @@ def _shape(sides: Sides) -> Iterable[Difference]:
     )
 
 
+def _partitioned_alike(sides: Sides) -> bool:
+    here, there = sides.source.partitioned_by, sides.target.partitioned_by
+    if here is None or there is None:
+        return here == there
+    return spelling.alike(here, there, sides.servers.source_version, sides.servers.target_version)
+
+
 def _partition(sides: Sides, parent: tuple[str, str], action: str) -> Any:
     return compose(
         "ALTER TABLE {parent} " + action,
@@ -99,22 +119,24 @@ def _place(structure: Structure) -> str:
 def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]:
     """Whether the target can find the rows that change, and by what it is told which they are."""
     source, target = sides.source, sides.target
-    sent = set() if source.identity == "n" else set(source.identity_columns)
-    found_by = set(target.identity_columns)
+    sent, found_by = _sent(sides), set(target.identity_columns)
+    if source.identity == "i" and source.identity_index:
+        source = source._replace(identity_index=part_differences.name_on_target(sides, source.identity_index))
     here, there = (_replica_identity(each) for each in (source, target))
-    identified = ADD if source.identity == "i" and not found_by else ALTER
+    altered = any(each.name == source.identity_index and each.mended_by == ALTER for each in parts)
+    identified = ADD if source.identity == "i" and not found_by and not altered else ALTER
     # What mends the index or the key mends this.
     mended_by = next((each.mended_by for each in parts if each.kind == "key"), None)
     if here != there and "i" in (source.identity, target.identity):
         mended_by = identified
-    if source.kind == "r" and target.kind == "r" and source.identity != "f" and sent:
-        if not found_by:
+    if source.kind == "r" and sent:
+        if not found_by and source.identity != "f":
             words = "{0} has no primary key on the target".format(sides.table.label)
             yield sides.found(
                 APPLY, "replica_identity", None, (_by(source), None), words, mended_by=mended_by, unfit=True
             )
         elif not found_by <= sent:
-            values = (_by(source), _by(target))
+            values = (_by(source), enumerate_names(map(quoted, target.identity_columns)))
             words = "rows of {0} are known by {1} on the source and by {2} on the target".format(
                 sides.table.label, *values
             )
@@ -132,8 +154,15 @@ def _identity(sides: Sides, parts: Sequence[Difference]) -> Iterable[Difference]
         )
 
 
+def _sent(sides: Sides) -> set[str]:
+    """The columns whose old values arrive with a change of a row."""
+    if sides.source.identity == "f":
+        return {name for name, column in sides.columns.items() if not column.generated}
+    return set() if sides.source.identity == "n" else set(sides.source.identity_columns)
+
+
 def _by(structure: Structure) -> str:
-    return enumerate_names(map(quoted, structure.identity_columns))
+    return "all columns" if structure.identity == "f" else enumerate_names(map(quoted, structure.identity_columns))
 
 
 def _replica_identity(structure: Structure) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -33,16 +33,22 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
     Type,
 )
 
-_KINDS = {"e": "enum", "d": "domain", "c": "composite type", "r": "range type", "b": "base type"}
+_KINDS = {"row": "row type", "e": "enum", "d": "domain", "c": "composite type", "r": "range type", "b": "base type"}
 
 
-def of_types(source: Mapping[str, Type], target: Mapping[str, Type]) -> Iterable[Difference]:
+_Alike = Callable[[str, str], bool]
+"""Whether source and target mean the same by two definitions."""
+
+
+def of_types(source: Mapping[str, Type], target: Mapping[str, Type], alike: _Alike) -> Iterable[Difference]:
     """What differs between the types that both sides have. One that is missing is missing with its table."""
     for name, type_ in source.items():
         other = target.get(name)
         if other is None or type_.extension or (type_.kind, type_.text) == (other.kind, other.text):
             continue
-        if type_.kind != other.kind:
+        if type_.kind == "row" == other.kind:
+            yield from _row(name, type_, other)
+        elif type_.kind != other.kind:
             here, there = _KINDS[type_.kind], _KINDS[other.kind]
             yield _found(
                 APPLY, name, None, (here, there), "is {0} on the source and {1} on the target".format(here, there)
@@ -50,7 +56,7 @@ def of_types(source: Mapping[str, Type], target: Mapping[str, Type]) -> Iterable
         elif type_.kind == "e":
             yield from _enum(name, type_.labels, other.labels)
         elif type_.kind == "d":
-            yield from _domain(name, type_.domain, other.domain)
+            yield from _domain(name, type_.domain, other.domain, alike)
         elif type_.kind == "c":
             yield from _composite(name, type_, other)
         else:
@@ -79,12 +85,16 @@ def _steps(*statements: Any) -> tuple[tuple[int, Any], ...]:
 def _enum(type_: str, source: list[str], target: list[str]) -> Iterable[Difference]:
     lacking = [label for label in source if label not in target]
     more = [label for label in target if label not in source]
-    if len(lacking) == len(more) == 1 and source.index(lacking[0]) == target.index(more[0]):
-        yield _renamed_label(type_, lacking.pop(), more.pop())
-    for label in lacking:
-        yield _missing_label(type_, source, target, label)
-    for label in more:
-        yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
+    renamed = {one: other for one, other in zip(source, target) if one in lacking and other in more}
+    source = [renamed.get(label, label) for label in source]  # what the target has until somebody has decided
+    for label in source:
+        if label not in target:
+            yield _missing_label(type_, source, target, label)
+    for label, other in renamed.items():
+        yield _renamed_label(type_, label, other)
+    for label in target:
+        if label not in source:
+            yield _found(HARMLESS, type_, label, (None, label), "is on the target only, and stays", label=True)
     if [label for label in source if label in target] != [label for label in target if label in source]:
         values = (", ".join(source), ", ".join(target))
         yield _found(HARMLESS, type_, None, values, "has its labels in another order on the target, and sorts by that")
@@ -123,7 +133,7 @@ def _missing_label(type_: str, source: list[str], target: list[str], label: str)
     )
 
 
-def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
+def _domain(type_: str, source: Domain, target: Domain, alike: _Alike) -> Iterable[Difference]:
     if source.base != target.base:
         words = "is {0} on the source and {1} on the target".format(source.base, target.base)
         fits = widening.holds(target.base, source.base, {}, False)
@@ -140,7 +150,7 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
             mended_by=ADD if target.not_null else ALTER,
             remedy="Let type {0} {1}be NULL".format(type_, "" if target.not_null else "not "),
         )
-    if source.default != target.default:
+    if source.default != target.default and not alike(source.default or "", target.default or ""):
         action = "DROP DEFAULT" if source.default is None else "SET DEFAULT {value}"
         yield _found(
             HARMLESS,
@@ -152,13 +162,13 @@ def _domain(type_: str, source: Domain, target: Domain) -> Iterable[Difference]:
             mended_by=ALTER,
             remedy="Set the default of type {0}".format(type_),
         )
-    yield from _checks(type_, source.checks, target.checks)
+    yield from _checks(type_, source.checks, target.checks, alike)
 
 
-def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str]) -> Iterable[Difference]:
+def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str], alike: _Alike) -> Iterable[Difference]:
     """Constraints are the same when they say the same, whatever they are called."""
     for name, check in sorted(target.items()):
-        if check not in source.values():
+        if not any(alike(each, check) for each in source.values()):
             yield _found(
                 APPLY,
                 type_,
@@ -170,7 +180,7 @@ def _checks(type_: str, source: Mapping[str, str], target: Mapping[str, str]) ->
                 remedy="Drop constraint {0} of type {1}".format(quoted(name), type_),
             )
     for name, check in sorted(source.items()):
-        if check not in target.values():
+        if not any(alike(check, each) for each in target.values()):
             action = "ADD CONSTRAINT {name} {check}"
             yield _found(
                 HARMLESS,
@@ -206,6 +216,15 @@ def _composite(type_: str, source: Type, target: Type) -> Iterable[Difference]:
         shown = [", ".join("{0} {1}".format(quoted(name), column) for name, column in each) for each in (here, there)]
         words = "has ({0}) on the source and ({1}) on the target".format(*shown)
         yield _found(APPLY, type_, None, (shown[0], shown[1]), words, unfit=True)
+
+
+def _row(type_: str, source: Type, target: Type) -> Iterable[Difference]:
+    """What a column of a table's row type holds travels as that table's columns in order, of which the last may come with it."""
+    here, there = list(source.attributes.values()), list(target.attributes.values())
+    if here[: len(there)] != there:
+        shown = [", ".join(map(str, each)) for each in (here, there)]
+        words = "is a row of ({0}) on the source and of ({1}) on the target".format(*shown)
+        yield _found(APPLY, type_, None, (shown[0], shown[1]), words)
 
 
 def _attribute_of_the_target(type_: str, name: str, column: Column) -> Difference:

@@ -9,6 +9,17 @@ from typing import Mapping
 _INTEGERS = ("smallint", "integer", "bigint")
 _FLOATS = ("real", "double precision")
 _TEXTS = ("character varying", "text")
+_PADDED = ("character", "bpchar")
+_GROWING = (
+    "bit varying",
+    "character",
+    "interval",
+    "time with time zone",
+    "time without time zone",
+    "timestamp with time zone",
+    "timestamp without time zone",
+)
+"""Types of which one with a larger modifier holds more."""
 _MODIFIED = re.compile(r"(?P<name>[^(\[]*)(?:\((?P<modifiers>[\d,-]+)\))?(?P<rest>[^\[]*)(?P<array>(?:\[\])*)\Z")
 
 
@@ -45,6 +56,8 @@ def _within(one: _Type, two: _Type) -> bool:
     """Of the same name, by their modifiers."""
     if not one.limits or one.limits == two.limits:
         return True
+    if two.limits and one.name in _GROWING:
+        return one.limits[0] >= two.limits[0]
     if one.name != "numeric" or not two.limits:
         return False
     # (precision, scale): digits before the point, and after it, have to fit.
@@ -60,5 +73,6 @@ def _travels(one: _Type, two: _Type) -> bool:
         if one.name in family and two.name in family:
             return family.index(one.name) >= family.index(two.name)
     return (one.name == "numeric" and two.name in _INTEGERS and not one.limits) or (
-        one.name in _TEXTS and not one.limits
+        # The spaces that pad a value would count.
+        one.name in _TEXTS and not one.limits and two.name not in _PADDED
     )
