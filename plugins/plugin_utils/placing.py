@@ -160,6 +160,8 @@ def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     expressions = [each.expr for each in node.indexParams or ()] + [node.whereClause]
     elements = (*(node.indexParams or ()), *(node.indexIncludingParams or ()))
     part.columns = [each.name for each in elements if each.name] + nodes.columns(*expressions)
+    if node.tableSpace:
+        raise Misplaced("{0} in a tablespace, and that is not part of what is kept equal: leave it out".format(words))
     if node.concurrent and not node.idxname:
         raise Misplaced("builds an index CONCURRENTLY that has no name: give it one, so that a rerun can find it")
     if node.concurrent:
