@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterable
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
+    clashes,
     constraining,
     creating,
     elsewhere,
@@ -42,7 +43,9 @@ def place(context: Context) -> Placed:
     for part in parts:
         _place_by_columns(context, table, facts, part)
         _place_apart(context, facts, part)
-    return _merged(context, table, parts)
+    placed = _merged(context, table, parts)
+    clashes.refuse(context, placed.order)
+    return placed
 
 
 def _place_by_columns(context: Context, table: str | None, facts: dict[str, Any], part: Part) -> None:
@@ -257,8 +260,9 @@ def _rename_table(context: Context, old: str, new: str) -> Part:
                 words, context.scope.name
             )
         )
-    if new in context.base.relations:
-        raise Misplaced("{0}, which exists already on {1}".format(words, context.base.host))
+    for server in context.waiting:
+        if new in server.relations:
+            raise Misplaced("{0}, which exists already on {1}".format(words, server.host))
     return Part(TOGETHER, words, consent="{0}, so that the old name fails from then on".format(words))
 
 

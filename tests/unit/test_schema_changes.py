@@ -826,6 +826,29 @@ def test_a_table_that_is_listed_by_columns_is_created_with_these_only():
     assert orders("CREATE TABLE new (id int PRIMARY KEY, a text)", listed=listed) == [A]
 
 
+def test_what_a_replica_would_refuse_in_the_middle_is_refused_before():
+    held = table(constraints={"pk": {"type": "p", "columns": ["id"]}, "c": check("CHECK ((age > 0))", "age")})
+    held["indexes"] = {"i": unique_index("id")}
+    there = {"public.users": held, "public.i": index("public.users", "id"), "public.new": table(distributed=False)}
+    sides = {"primary": server(), "replicas": {"ml-1": server(), "ml-2": server(change=there)}, "allow": True}
+    for sql, words in (
+        ("CREATE INDEX CONCURRENTLY i ON users (age)", "builds index public.i, which exists already on ml-2"),
+        ("ALTER TABLE users ADD CONSTRAINT c CHECK (age > 1)", "constraint c, which public.users has already on ml-2"),
+        ("ALTER TABLE orders RENAME TO new", "which exists already on ml-2"),
+    ):
+        assert words in refusal(sql, **{**sides, "listed": {"name": "shop"}})
+        assert plan(sql, listed={"name": "shop"}, allow=True)
+    assert plan("CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON users (age)", **sides)
+    begun = {"ml-1": server(), "ml-2": server(change=there, begun=True)}
+    assert plan("CREATE INDEX CONCURRENTLY i ON users (age)", **{**sides, "replicas": begun})
+    again = "ALTER TABLE users DROP CONSTRAINT c, ADD CONSTRAINT c CHECK (age > 1)"
+    assert plan(again, primary=server(change=there), replicas={"ml-1": server(change=there)}, allow=True)
+    lacking = {"primary": server(change=there), "replicas": {"ml-1": server()}, "allow": True}
+    for sql in ("ALTER TABLE users REPLICA IDENTITY USING INDEX i", "ALTER TABLE users ADD UNIQUE USING INDEX i"):
+        assert "takes index i of public.users, which is not on ml-1" in refusal(sql, **lacking)
+        assert plan(sql, **{**lacking, "replicas": {"ml-1": server(change=there)}})
+
+
 def test_a_foreign_key_to_itself_where_only_some_rows_are_distributed():
     listed = {"name": "shop", "tables": [{"name": "users", "where": "id > 0"}]}
     assert orders("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES users NOT VALID", listed=listed) == [P]
@@ -913,7 +936,7 @@ def test_a_check_that_says_the_same_as_the_bounds_saves_reading(by, bound, said,
     sides["primary"] = server(change=held)
     assert "reads public.loose" in refusal(sql, **sides)
     loose["constraints"] = {}
-    sides["primary"] = server(change=held)
+    sides = {"primary": server(change=held), "replicas": {"ml-1": server(change=held)}}
     checked = f"ALTER TABLE loose ADD CONSTRAINT c CHECK ({said}) NOT VALID; ALTER TABLE loose VALIDATE CONSTRAINT c;"
     assert (
         plan(f"{checked} {sql}; ALTER TABLE parts DETACH PARTITION loose", allow=True, **sides)["disruptive"]
