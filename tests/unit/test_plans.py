@@ -13,6 +13,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     grants,
     publication,
     settings,
+    spelling,
     subscription,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.grants import Grants
@@ -258,3 +259,20 @@ def test_settings_are_raised_only(
     if too_low:
         assert text(changes[0].statement) == f"ALTER SYSTEM SET \"{name}\" = '{minimum}'"
         assert not changes[0].transactional
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("CHECK ((date_part('year'::text, d) > 1))", "CHECK ((EXTRACT(year FROM d) > 1))", True),
+        ("timezone('UTC'::text, now())", "(now() AT TIME ZONE 'UTC'::text)", True),
+        ('"overlaps"(a, b, c, d)', "((a, b) OVERLAPS (c, d))", True),
+        ("CHECK ((a > b))", "CHECK ((b > a))", False),
+        ("CREATE INDEX ON t USING btree (a, b)", "CREATE INDEX ON t USING btree (b, a)", False),
+        ("CHECK ((date_part('year'::text, d) > 1))", "CHECK ((EXTRACT(month FROM d) > 1))", False),
+    ],
+)
+def test_definitions_that_two_versions_print_in_two_ways(one, other, same):
+    assert spelling.alike(one, other, 130000, 140000) is same
+    assert not spelling.alike(one, other, 140000, 150000)
+    assert spelling.alike(one, one, 130000, 140000)
