@@ -373,9 +373,9 @@ facts:
       type: dict
       sample: {}
     types:
-      description: Of O(types), with the keys C(kind) as in C(pg_type.typtype), and C(distributed).
+      description: Of O(types), with the keys C(kind) as in C(pg_type.typtype), C(has_default), and C(distributed).
       type: dict
-      sample: {"public.mood": {"kind": "e", "distributed": true}}
+      sample: {"public.mood": {"kind": "e", "has_default": false, "distributed": true}}
     functions:
       description: Of O(functions), the volatility as in C(pg_proc.provolatile), of the most volatile when there are several.
       type: dict

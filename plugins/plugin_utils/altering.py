@@ -90,7 +90,10 @@ def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any
     if context.is_apart(facts):
         return found
     _refuse_inline(definition)
-    _judge_default(context, facts, definition, found)
+    _judge_default(context, definition, found)
+    if _refuses_rows_without(definition) and found.order == REPLICAS_FIRST:
+        found.order = TOGETHER
+        found.reason = "rows that come without the column would be refused"
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
     if found.pin is not None and found.order == PRIMARY_ONLY:
@@ -128,18 +131,36 @@ def _refuse_inline(definition: Any) -> None:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
 
 
-def _judge_default(context: Context, facts: dict[str, Any], definition: Any, found: Part) -> None:
+def _refuses_rows_without(definition: Any) -> bool:
+    """Whether a column can't be on the replicas while the primary writes rows without it, as it does where its table is empty."""
+    if nodes.constraints(definition, "CONSTR_CHECK"):
+        return True
+    expression = nodes.default(definition)
+    filled = expression is not None and not (nodes.kind(expression) == "A_Const" and expression.isnull)
+    return bool(nodes.constraints(definition, "CONSTR_NOTNULL")) and not (
+        filled or nodes.constraints(definition, "CONSTR_GENERATED")
+    )
+
+
+def _judge_default(context: Context, definition: Any, found: Part) -> None:
+    type_name = nodes.type_name(definition.typeName)
     expression = nodes.default(definition)
     if expression is None:
+        if context.base.types.get(type_name, {}).get("has_default") and found.order != PRIMARY_ONLY:
+            words = (
+                "adds column {0} of {1}, whose own default each server would compute for the rows that are there: write a "
+                "DEFAULT"
+            )
+            raise Misplaced(words.format(quoted(definition.colname), type_name))
         return
-    type_name = nodes.type_name(definition.typeName)
     try:
         judged = defaults.judge(expression, type_name, context.primary.functions)
     except defaults.NotJudged as problem:
         raise Misplaced("adds column {0}, whose default {1}".format(quoted(definition.colname), problem)) from problem
     if judged == defaults.VOLATILE and found.order != PRIMARY_ONLY:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
-    if judged == defaults.STABLE and not facts.get("empty"):
+    if judged == defaults.STABLE:
+        # Also of an empty table, into which rows may come until the primary has the column.
         if context.base.types.get(type_name, {}).get("kind") == "d":
             raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
         found.pin = definition
@@ -231,7 +252,7 @@ def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any
         quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
     )
     found = Part(TOGETHER, words, columns=[command.name])
-    if definition.raw_default is not None and not context.is_small(facts):
+    if definition.raw_default is not None and not facts.get("created"):
         _judge_expression(context, name, facts, command, definition.raw_default, nodes.type_name(definition.typeName))
     if _takes_only_more(facts["columns"].get(command.name, {}).get("type"), definition):
         found.words += ", without rewriting it"

@@ -158,7 +158,8 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         "raw": node.raw_expr,
     }
     if node.indexname:
-        made["columns"] = list((catalog.relations.get(quoted("public", node.indexname)) or {}).get("columns") or ())
+        index = quoted(names.parsed(_name_of(catalog, facts))[0], node.indexname)
+        made["columns"] = list((catalog.relations.get(index) or {}).get("columns") or ())
     made_as = node.conname or "?{0}".format(len(facts["constraints"]))
     facts["constraints"][made_as] = made
     if letter in ("p", "u", "x"):
@@ -256,6 +257,21 @@ def finds_rows(facts: Mapping[str, Any]) -> bool:
     return bool(identity == "f" or identity == "d" and keys)
 
 
+def identity_columns(facts: Mapping[str, Any]) -> set[str] | None:
+    """The columns of a table's replica identity; None where it has none, or they are not known."""
+    identity = facts.get("identity", "d")
+    found: list[str] = []
+    if identity == "f":
+        found = list(facts["columns"])
+    elif identity == "i":
+        found = (facts.get("indexes") or {}).get(facts.get("identity_index"), {}).get("key") or []
+    elif identity == "d":
+        found = next(
+            (each.get("columns") or [] for each in facts["constraints"].values() if each.get("type") == "p"), []
+        )
+    return set(found) if found and "?" not in found else None
+
+
 def _replica_identity(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     facts["identity"] = command.def_.identity_type
     facts["identity_index"] = command.def_.name
@@ -341,6 +357,17 @@ def _create_type(letter: str, name: Callable[[Any], str]) -> Callable[[Catalog, 
     return effect
 
 
+def _create_domain(catalog: Catalog, statement: Any) -> None:
+    name = nodes.of_strings(statement.domainname)
+    has_default = bool(nodes.constraints(statement, "CONSTR_DEFAULT"))
+    catalog.types.setdefault(name, {"kind": "d", "distributed": False, "created": True, "has_default": has_default})
+
+
+def _alter_domain(catalog: Catalog, statement: Any) -> None:
+    if statement.subtype == "T":
+        catalog.types.get(nodes.of_strings(statement.typeName), {})["has_default"] = statement.def_ is not None
+
+
 def _drop(catalog: Catalog, statement: Any) -> None:
     what = nodes.option(statement.removeType)
     held = catalog.types if what in ("OBJECT_TYPE", "OBJECT_DOMAIN") else catalog.relations
@@ -390,6 +417,7 @@ def _rename_column(facts: dict[str, Any], old: str, new: str) -> None:
     facts["columns"] = {new if name == old else name: each for name, each in facts["columns"].items()}
     held_in: list[tuple[dict[str, Any], tuple[str, ...]]] = [(facts, ("key", "listed"))]
     held_in += [(each, ("columns",)) for each in facts["constraints"].values()]
+    held_in += [(each, ("key", "columns")) for each in _indexes(facts).values()]
     for held, keys in held_in:
         for key in keys:
             if held.get(key):
@@ -439,7 +467,8 @@ _EFFECTS: dict[str, Callable[[Catalog, Any], None]] = {
     "CreateSeqStmt": _create_sequence,
     "CreateEnumStmt": _create_type("e", lambda node: nodes.of_strings(node.typeName)),
     "CreateRangeStmt": _create_type("r", lambda node: nodes.of_strings(node.typeName)),
-    "CreateDomainStmt": _create_type("d", lambda node: nodes.of_strings(node.domainname)),
+    "CreateDomainStmt": _create_domain,
+    "AlterDomainStmt": _alter_domain,
     "CompositeTypeStmt": _create_type("c", lambda node: nodes.relation(node.typevar)),
     "DropStmt": _drop,
     "RenameStmt": _rename,

@@ -79,9 +79,9 @@ def add_constraint(context: Context, name: str, facts: dict[str, Any], command: 
 def place_foreign_key(context: Context, name: str, node: Any, found: Part) -> None:
     """A foreign key to what the replicas don't have, or have in part, stays on the primary."""
     other = nodes.relation(node.pktable)
-    if other == name:
-        return
     held = context.base.relations.get(other)
+    if other == name:
+        held = {"created": True}
     if held is None:
         raise Misplaced("references {0}, which does not exist on {1}".format(other, context.base.host))
     if not context.is_inside(held):
@@ -125,6 +125,12 @@ def _add_unique(context: Context, name: str, facts: dict[str, Any], node: Any, w
 
 def _index_columns(context: Context, name: str, node: Any) -> list[str]:
     """The columns of a constraint that is an index, or will be one."""
+    if node.indexspace:
+        raise Misplaced(
+            "adds a constraint to {0} with a tablespace, and that is not part of what is kept equal: leave it out".format(
+                name
+            )
+        )
     if not node.indexname:
         return nodes.strings(node.keys) + nodes.strings(node.including)
     index = context.base.relations.get(ddl.beside(name, node.indexname)) or {}

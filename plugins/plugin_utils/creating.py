@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    enumerate_names,
+    quoted,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
     catalog,
@@ -53,6 +57,7 @@ def _problems(context: Context, name: str) -> Iterator[str]:
         yield "which is put into a tablespace, and that is not part of what is kept equal: leave it out"
     yield from _whether_it_is_there(context, name)
     yield from _whether_it_is_inside(context, name)
+    yield from _what_is_not_listed(context, name)
     yield from _what_it_refers_to(context, name)
     if not _finds_rows(context, name):
         yield (
@@ -82,6 +87,18 @@ def _whether_it_is_inside(context: Context, name: str) -> Iterator[str]:
             yield "as a partition of {0}, which is not in distribution {1}".format(parent, context.scope.name)
     elif not (context.scope.holds(name) or _is_attached_later(context, name)):
         yield "which is not in distribution {0}: list it in pgml_distributions first".format(context.scope.name)
+
+
+def _what_is_not_listed(context: Context, name: str) -> Iterator[str]:
+    """Rows come without the columns that are not listed, which a replica's table could refuse."""
+    listed = context.scope.columns(name)
+    made = [each.colname for each in context.node.tableElts or () if nodes.kind(each) == "ColumnDef"]
+    left_out = [quoted(each) for each in made if listed is not None and each not in listed]
+    if left_out:
+        yield (
+            "of which pgml_distributions doesn't list {0}: create it on the primary and run distribute.yml, which brings the "
+            "columns that are listed"
+        ).format(enumerate_names(left_out))
 
 
 def _is_attached_later(context: Context, name: str) -> bool:

@@ -10,7 +10,8 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import node
 
 CONSTANT, STABLE, VOLATILE = range(3)
 _VOLATILITIES = {"i": CONSTANT, "s": STABLE, "v": VOLATILE}
-_MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz")
+_RANGES = ("daterange", "datemultirange", "tsrange", "tsmultirange", "tstzrange", "tstzmultirange")
+_MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz", *_RANGES)
 _ZONED = ("timetz", "timestamptz")
 _STABLE_BY_SETTINGS = """
 to_char to_date to_timestamp to_number date_trunc date_part extract timezone make_timestamptz format concat concat_ws

@@ -9,9 +9,14 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     enumerate_names,
     quoted,
 )
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog, finds_rows
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, names, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import (
+    Catalog,
+    finds_rows,
+    identity_columns,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Misplaced
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.scope import Scope
 
 _UNSEEN = (
     "AT_ColumnDefault",
@@ -96,17 +101,49 @@ def gate_is_published(primary: Catalog) -> Iterator[str]:
         )
 
 
-def has_to_find_rows(facts: Mapping[str, Any]) -> bool:
-    """Whether UPDATE and DELETE of a table would be missed."""
-    return bool(facts.get("distributed") and facts.get("kind") in ("r", "p") and finds_rows(facts))
+def updated(primary: Catalog, scope: Scope) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """The tables whose rows can be found, so that UPDATE and DELETE would be missed, with what is unfit about them already."""
+    return [
+        (facts, list(_unfit(primary, scope, name)))
+        for name, facts in primary.relations.items()
+        if facts.get("distributed") and facts.get("kind") in ("r", "p") and finds_rows(facts)
+    ]
 
 
-def left_without_identity(primary: Catalog, finding: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The tables that could be updated before, and can't be after the whole change."""
+def left_without_identity(
+    primary: Catalog, scope: Scope, before: Sequence[tuple[Mapping[str, Any], list[str]]]
+) -> Iterator[str]:
+    """The tables that could be updated *before*, and can't be after the whole change."""
     publish = primary.publication.get("publish")
     if publish is not None and not {"update", "delete"} & set(publish):
         return
     for name, facts in primary.relations.items():
-        if any(facts is each for each in finding) and not finds_rows(facts):
+        known = next((unfit for each, unfit in before if each is facts), None)
+        if known is None:
+            continue
+        if not finds_rows(facts):
             words = "{0} would have no replica identity afterwards, so that UPDATE and DELETE fail on the primary"
             yield words.format(name) + ": add a primary key, or set its REPLICA IDENTITY, in the same change"
+            continue
+        for words in _unfit(primary, scope, name):
+            if words not in known:
+                yield "{0} would have {1}, so that UPDATE and DELETE fail on the primary".format(name, words)
+
+
+def _unfit(primary: Catalog, scope: Scope, name: str) -> Iterator[str]:
+    """Why the server would refuse to update a published table that has a replica identity."""
+    facts = primary.relations[name]
+    identity = identity_columns(facts)
+    if identity is None or facts.get("kind") == "p" and not primary.publication.get("via_partition_root"):
+        return
+    listed = {*facts["listed"], *(scope.columns(name) or ())} if facts.get("listed") else identity
+    if identity - listed:
+        yield "a column list without {0} of its replica identity".format(_enumerated(identity - listed))
+    tree = ddl.parsed_if_it_can_be("SELECT {0}".format(scope.where(name) or "true"))
+    outside = set(nodes.columns(tree)) - identity
+    if outside:
+        yield "a row filter on {0}, not in its replica identity".format(_enumerated(outside))
+
+
+def _enumerated(columns: set[str]) -> str:
+    return enumerate_names(quoted(each) for each in columns)

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterable
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     altering,
+    clashes,
     constraining,
     creating,
     ddl,
@@ -43,7 +44,9 @@ def place(context: Context) -> Placed:
     for part in parts:
         _place_by_columns(context, table, facts, part)
         _place_apart(context, facts, part)
-    return _merged(context, table, parts)
+    placed = _merged(context, table, parts)
+    clashes.refuse(context, placed.order)
+    return placed
 
 
 def _place_by_columns(context: Context, table: str | None, facts: dict[str, Any], part: Part) -> None:
@@ -161,6 +164,8 @@ def _create_index(context: Context) -> tuple[str | None, list[Part]]:
     expressions = [each.expr for each in node.indexParams or ()] + [node.whereClause]
     elements = (*(node.indexParams or ()), *(node.indexIncludingParams or ()))
     part.columns = [each.name for each in elements if each.name] + nodes.columns(*expressions)
+    if node.tableSpace:
+        raise Misplaced("{0} in a tablespace, and that is not part of what is kept equal: leave it out".format(words))
     if node.concurrent and not node.idxname:
         raise Misplaced("builds an index CONCURRENTLY that has no name: give it one, so that a rerun can find it")
     if node.concurrent:
@@ -256,8 +261,9 @@ def _rename_table(context: Context, old: str, new: str) -> Part:
                 words, context.scope.name
             )
         )
-    if new in context.base.relations:
-        raise Misplaced("{0}, which exists already on {1}".format(words, context.base.host))
+    for server in context.waiting:
+        if new in server.relations:
+            raise Misplaced("{0}, which exists already on {1}".format(words, server.host))
     return Part(TOGETHER, words, consent="{0}, so that the old name fails from then on".format(words))
 
 

@@ -39,7 +39,8 @@ def schema_change_plan(
     ddl.refuse("These statements were run before", list(_run_before(mentions["change"], len(statements), servers)))
     placed = _placed(statements, servers, scope, bool(allow_disruptive))
     done = len(statements) - len(placed)
-    phases = [_phase(group) for group in _grouped(placed)]
+    groups = _grouped(placed, servers[0].done)
+    phases = [_phase(group) for group in groups]
     plan = {
         "change": mentions["change"],
         "total": len(statements),
@@ -49,7 +50,7 @@ def schema_change_plan(
         "phases": phases,
         "abandon": given_up,
     }
-    plan["lines"] = plan_text.lines(plan, statements[:done], _grouped(placed), scope.name, primary_name, list(replicas))
+    plan["lines"] = plan_text.lines(plan, statements[:done], groups, scope.name, primary_name, list(replicas))
     return plan
 
 
@@ -110,7 +111,7 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
     found: list[Placed] = []
     problems: list[str] = []
     misplaced = False
-    finding = [facts for facts in servers[0].relations.values() if elsewhere.has_to_find_rows(facts)]
+    updated = elsewhere.updated(servers[0], scope)
     for number, statement in enumerate(statements):
         waiting = [server for server in servers if server.done < statement.number]
         for server in servers:
@@ -134,23 +135,32 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
         for server in on:
             server.run(statement.node)
     if not misplaced:
-        problems += ["{0}.".format(words) for words in elsewhere.left_without_identity(servers[0], finding)]
+        problems += ["{0}.".format(words) for words in elsewhere.left_without_identity(servers[0], scope, updated)]
     if any(each.order == TOGETHER for each in found):
         problems += ["{0}.".format(words) for words in elsewhere.gate_is_published(servers[0])]
     ddl.refuse("The schema change can't be rolled out", problems)
     return found
 
 
-def _grouped(placed: Sequence[Placed]) -> list[list[Placed]]:
-    """Neighbours of the same order; what has to have a transaction of its own is alone."""
+def _grouped(placed: Sequence[Placed], done: int) -> list[list[Placed]]:
+    """Neighbours of the same order; what has to have a transaction of its own is alone.
+
+    What the primary has *done* already together, a run that broke off had in one step: the replicas' workers stand at its end.
+    """
     groups: list[list[Placed]] = []
     for each in placed:
         last = groups[-1][-1] if groups else None
-        if last is not None and last.order == each.order and not (each.alone or last.alone):
+        if last is not None and last.order == each.order and _share(last, each, done):
             groups[-1].append(each)
         else:
             groups.append([each])
     return groups
+
+
+def _share(last: Placed, each: Placed, done: int) -> bool:
+    if each.order == TOGETHER and last.statement.number <= done:
+        return each.statement.number <= done
+    return not (each.alone or last.alone)
 
 
 def _phase(group: Sequence[Placed]) -> dict[str, Any]:

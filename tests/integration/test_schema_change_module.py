@@ -432,7 +432,8 @@ def test_values_of_defaults_that_are_computed_once_come_from_the_source(shop: Pa
 
 def test_facts_say_what_a_plan_needs(pair: Pair) -> None:
     pair.both("""
-        CREATE TYPE mood AS ENUM ('ok'); CREATE DOMAIN moods AS mood[]; CREATE TYPE unused AS ENUM ('x'); CREATE SCHEMA "S";
+        CREATE TYPE mood AS ENUM ('ok'); CREATE DOMAIN moods AS mood[] DEFAULT '{}';
+        CREATE TYPE unused AS ENUM ('x'); CREATE SCHEMA "S";
         CREATE TABLE "S"."T t" (id int PRIMARY KEY, feels moods NOT NULL, name varchar(7) DEFAULT 'x', CHECK (id > 0));
         CREATE TABLE p (id int, d date, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
         CREATE TABLE p1 PARTITION OF p DEFAULT; CREATE TABLE other (id int GENERATED ALWAYS AS IDENTITY);
@@ -455,10 +456,15 @@ def test_facts_say_what_a_plan_needs(pair: Pair) -> None:
     assert facts["functions"] == {"now": "v", "pg_catalog.now": "s", "random": "v", "lower": "i"}
     assert facts["types"] == {
         "public.mood": {
-            "kind": "e", "distributed": True, "tables": ['"S"."T t"', "public.byi"], "publications": ["whole"],
+            "kind": "e", "has_default": False, "distributed": True, "tables": ['"S"."T t"', "public.byi"],
+            "publications": ["whole"],
         },
-        "public.unused": {"kind": "e", "distributed": False, "tables": [], "publications": []},
-        "public.moods": {"kind": "d", "distributed": True, "tables": ['"S"."T t"'], "publications": []},
+        "public.unused": {
+            "kind": "e", "has_default": False, "distributed": False, "tables": [], "publications": [],
+        },
+        "public.moods": {
+            "kind": "d", "has_default": True, "distributed": True, "tables": ['"S"."T t"'], "publications": [],
+        },
     }  # fmt: skip
     others = facts["publication"].pop("others")
     assert others == {"all_tables": [], "schemas": {}}
@@ -694,6 +700,10 @@ def test_the_gate_is_refused_where_it_would_do_harm(shop: Pair) -> None:
     # A run that died after a table came, and before its rows were taken, has had the gate.
     assert not shop.target.ok(MODULE, **prepared)["changed"]
     shop.target.ok(MODULE, **{**prepared, "state": "finished"})
+    level = f"ALTER DATABASE {shop.target.database} SET default_transaction_isolation = 'repeatable read'"
+    shop.target.sql(level)
+    assert "would wait at the gate for ever" in shop.target.refused(MODULE, **prepared)
+    shop.target.sql(f"ALTER DATABASE {shop.target.database} RESET default_transaction_isolation")
     message = shop.target.refused(MODULE, **prepared)
     assert "public.late is published and subscription" in message and "run distribute.yml first" in message
     shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 's' WHERE srrelid = 'u'::regclass")

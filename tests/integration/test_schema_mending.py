@@ -212,6 +212,7 @@ SHOWN = {
     "extra_float_digits": "-5",
     "search_path": "elsewhere",
     "datestyle": "SQL",
+    "intervalstyle": "iso_8601",
 }
 
 
@@ -219,6 +220,7 @@ def test_how_a_database_shows_values_makes_no_difference(pair: Pair) -> None:
     """Bounds and defaults are the same moments in whatever time zone."""
     pair.both(
         "CREATE TABLE p (id int, at timestamptz DEFAULT '2026-01-01 00:00:00+00', b bytea DEFAULT '\\xdead',"
+        " d interval DEFAULT '1 day 02:00',"
         " f float CHECK (f <> '0.1234567891'), PRIMARY KEY (id, at), CHECK (at > '2020-01-01 00:00:00+00'))"
         " PARTITION BY RANGE (at);"
         " CREATE TABLE p1 PARTITION OF p FOR VALUES FROM ('2026-01-01 00:00:00+00') TO ('2027-01-01 00:00:00+00');"

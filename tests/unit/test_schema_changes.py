@@ -130,7 +130,13 @@ def refusal(sql: Any, **more: Any) -> str:
         ("ALTER TABLE users ADD x date DEFAULT date_trunc('day', now()) - interval '1 day'", T),
         ("ALTER TABLE users ADD x timestamptz DEFAULT 'now'::text::timestamptz", T),
         ("ALTER TABLE users ADD x int DEFAULT 5, ADD y timestamp DEFAULT localtimestamp", T),
-        ("ALTER TABLE empty ADD x timestamptz DEFAULT now()", A),
+        # Rows may come into an empty table until the primary has the column.
+        ("ALTER TABLE empty ADD x timestamptz DEFAULT now()", T),
+        ("ALTER TABLE empty ADD x int NOT NULL", T),
+        ("ALTER TABLE empty ADD x int NOT NULL DEFAULT NULL", T),
+        ("ALTER TABLE empty ADD x int CHECK (x IS NOT NULL), ADD y int", T),
+        ("ALTER TABLE empty ADD x int NOT NULL GENERATED ALWAYS AS (id + 1) STORED", A),
+        ("ALTER TABLE users ADD x tstzrange DEFAULT '[2020-01-01,)'", T),
         ("ALTER TABLE empty ADD x int GENERATED ALWAYS AS (id + 1) STORED", A),
         ("ALTER TABLE users ADD x int GENERATED ALWAYS AS (id + 1) VIRTUAL", A),
         ("ALTER TABLE users DROP COLUMN name", R),
@@ -193,7 +199,7 @@ def test_what_needs_no_consent_has_its_place(sql, order):
         ("ALTER TABLE users ADD x dom", A, "rewrites the table"),
         (
             "ALTER TABLE users ADD x int CHECK (x > 0)",
-            A,
+            T,
             "reads the whole table while it is locked: add the column first",
         ),
         ("ALTER TABLE users ALTER age SET NOT NULL", R, "first add CHECK (age IS NOT NULL) NOT VALID"),
@@ -273,6 +279,13 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("ALTER TABLE users ADD x int DEFAULT nothing()", "calls nothing(), which is not on the primary"),
         ("ALTER TABLE users ADD x date DEFAULT 'today'", "is 'today', which is read once"),
         ("ALTER TABLE users ADD x timestamp DEFAULT 'now'::timestamp", "is 'now', which is read once"),
+        ("ALTER TABLE users ADD x tstzrange DEFAULT '[now,)'", "which is read once, at another time on each server"),
+        ("ALTER TABLE empty ALTER age TYPE date USING current_date", "which each server would compute on its own"),
+        (
+            "CREATE INDEX CONCURRENTLY i ON users (age) TABLESPACE fast",
+            "builds index i on public.users in a tablespace",
+        ),
+        ("ALTER TABLE users ADD UNIQUE (age) USING INDEX TABLESPACE fast", "to public.users with a tablespace"),
         ("ALTER TABLE users ADD x dom DEFAULT now()", "which each server would compute on its own"),
         ("ALTER TABLE users ADD x bigserial", "gives column x numbers of its own"),
         ("ALTER TABLE users ADD x int GENERATED ALWAYS AS IDENTITY", "gives column x numbers of its own"),
@@ -751,6 +764,107 @@ def by_index() -> dict[str, Any]:
     return {"primary": server(change=facts), "replicas": {"ml-1": server(change=facts)}}
 
 
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        (
+            "ALTER TABLE users REPLICA IDENTITY FULL",
+            "would have a column list without age, mood of its replica identity",
+        ),
+        ("ALTER TABLE users DROP CONSTRAINT pk; ALTER TABLE users ADD PRIMARY KEY (age)", "column list without age of"),
+        (
+            "ALTER TABLE users DROP CONSTRAINT pk; ALTER TABLE users ADD PRIMARY KEY (name)",
+            "would have a row filter on id, not in its replica identity",
+        ),
+        (
+            "CREATE UNIQUE INDEX CONCURRENTLY i ON users (name); ALTER TABLE users REPLICA IDENTITY USING INDEX i",
+            "would have a row filter on id, not in its replica identity",
+        ),
+    ],
+)
+def test_what_is_published_of_a_table_fits_what_finds_its_rows(sql, words):
+    sides = {"primary": server(change={"public.users": table("name", "age", "mood", listed=["id", "name"])})}
+    assert words in refusal(sql, listed=LISTED, allow=True, **sides)
+    assert "UPDATE and DELETE fail on the primary" in refusal(sql, listed=LISTED, allow=True, **sides)
+    inserts = {"primary": server(change=RELATIONS, publication={"publish": ["insert"]})}
+    assert plan(sql, listed=LISTED, allow=True, **inserts)
+    elsewhere = {"name": "shop", "tables": [{"name": "users", "where": "total > 0"}]}
+    assert plan("ALTER TABLE users ADD x int", listed=elsewhere)
+
+
+def test_what_the_primary_did_in_one_step_is_one_step_for_those_that_lag():
+    """Their workers stand at the row that it wrote at the end of that step."""
+    sql = (
+        "ALTER TABLE users RENAME age TO years; ALTER TABLE empty ALTER age TYPE int; ALTER TABLE loose RENAME age TO b"
+    )
+    filled = {"public.empty": table()}
+    assert [len(phase["statements"]) for phase in plan(sql, allow=True)["phases"]] == [3]
+    for done, steps in ((2, [2, 1]), (3, [3])):
+        for change in ({}, filled):
+            sides = {"primary": server(done, change), "replicas": {"ml-1": server(change=filled)}}
+            made = plan(sql, allow=True, **sides)
+            assert [len(phase["statements"]) for phase in made["phases"]] == steps, (done, change)
+    sides = {"primary": server(1, filled), "replicas": {"ml-1": server(change={})}}
+    assert [len(phase["statements"]) for phase in plan(sql, allow=True, **sides)["phases"]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "domain", "refused"),
+    [
+        ("CREATE DOMAIN d AS timestamptz DEFAULT now()", "d", True),
+        ("CREATE DOMAIN d AS timestamptz", "d", False),
+        ("ALTER DOMAIN dom SET DEFAULT 'a'", "dom", True),
+        ("ALTER DOMAIN dom DROP DEFAULT", "dom", False),
+    ],
+)
+def test_a_domain_gives_its_own_default_to_the_rows_that_are_there(before, domain, refused):
+    sql = f"{before}; ALTER TABLE users ADD x {domain}"
+    if refused:
+        assert f"column x of public.{domain}, whose own default each server would compute" in refusal(sql)
+        assert plan(f"{sql} DEFAULT 'b'", allow=True)
+    else:
+        assert plan(sql, allow=True)
+    held = server()
+    held["facts"]["types"]["public.dom"]["has_default"] = True
+    assert "whose own default" in refusal("ALTER TABLE empty ADD x dom", primary=held)
+
+
+def test_a_table_that_is_listed_by_columns_is_created_with_these_only():
+    listed = {"name": "shop", "tables": [{"name": "new", "columns": ["id", "a"]}]}
+    sql = "CREATE TABLE new (id int PRIMARY KEY, a text, b text NOT NULL)"
+    assert "creates public.new, of which pgml_distributions doesn't list b" in refusal(sql, listed=listed)
+    assert orders("CREATE TABLE new (id int PRIMARY KEY, a text)", listed=listed) == [A]
+
+
+def test_what_a_replica_would_refuse_in_the_middle_is_refused_before():
+    held = table(constraints={"pk": {"type": "p", "columns": ["id"]}, "c": check("CHECK ((age > 0))", "age")})
+    held["indexes"] = {"i": unique_index("id")}
+    there = {"public.users": held, "public.i": index("public.users", "id"), "public.new": table(distributed=False)}
+    sides = {"primary": server(), "replicas": {"ml-1": server(), "ml-2": server(change=there)}, "allow": True}
+    for sql, words in (
+        ("CREATE INDEX CONCURRENTLY i ON users (age)", "builds index public.i, which exists already on ml-2"),
+        ("ALTER TABLE users ADD CONSTRAINT c CHECK (age > 1)", "constraint c, which public.users has already on ml-2"),
+        ("ALTER TABLE orders RENAME TO new", "which exists already on ml-2"),
+    ):
+        assert words in refusal(sql, **{**sides, "listed": {"name": "shop"}})
+        assert plan(sql, listed={"name": "shop"}, allow=True)
+    assert plan("CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON users (age)", **sides)
+    begun = {"ml-1": server(), "ml-2": server(change=there, begun=True)}
+    assert plan("CREATE INDEX CONCURRENTLY i ON users (age)", **{**sides, "replicas": begun})
+    again = "ALTER TABLE users DROP CONSTRAINT c, ADD CONSTRAINT c CHECK (age > 1)"
+    assert plan(again, primary=server(change=there), replicas={"ml-1": server(change=there)}, allow=True)
+    lacking = {"primary": server(change=there), "replicas": {"ml-1": server()}, "allow": True}
+    for sql in ("ALTER TABLE users REPLICA IDENTITY USING INDEX i", "ALTER TABLE users ADD UNIQUE USING INDEX i"):
+        assert "takes index i of public.users, which is not on ml-1" in refusal(sql, **lacking)
+        assert plan(sql, **{**lacking, "replicas": {"ml-1": server(change=there)}})
+
+
+def test_a_foreign_key_to_itself_where_only_some_rows_are_distributed():
+    listed = {"name": "shop", "tables": [{"name": "users", "where": "id > 0"}]}
+    assert orders("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES users NOT VALID", listed=listed) == [P]
+    assert orders("ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES users NOT VALID") == [R]
+
+
 BACK = "; ALTER TABLE users REPLICA IDENTITY DEFAULT"
 
 
@@ -832,7 +946,7 @@ def test_a_check_that_says_the_same_as_the_bounds_saves_reading(by, bound, said,
     sides["primary"] = server(change=held)
     assert "reads public.loose" in refusal(sql, **sides)
     loose["constraints"] = {}
-    sides["primary"] = server(change=held)
+    sides = {"primary": server(change=held), "replicas": {"ml-1": server(change=held)}}
     checked = f"ALTER TABLE loose ADD CONSTRAINT c CHECK ({said}) NOT VALID; ALTER TABLE loose VALIDATE CONSTRAINT c;"
     assert (
         plan(f"{checked} {sql}; ALTER TABLE parts DETACH PARTITION loose", allow=True, **sides)["disruptive"]

@@ -15,6 +15,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
         ("(date_part('year'::text, a) > (2000)::double precision)", "(EXTRACT(year FROM a) > (2000)::numeric)", True),
         ("(date_part('year'::text, a) > (2000)::double precision)", "(EXTRACT(year FROM a) > (2001)::numeric)", False),
         ("(a > (2000)::double precision)", "(a > (2000)::numeric)", False),
+        ("CHECK ((date_part('year'::text, d) > 1))", "CHECK ((EXTRACT(month FROM d) > 1))", False),
+        ("timezone('UTC'::text, now())", "(now() AT TIME ZONE 'UTC'::text)", True),
+        ('"overlaps"(a, b, c, d)', "((a, b) OVERLAPS (c, d))", True),
         ("CHECK ((a > b))", "CHECK ((b > a))", False),
         ("(a - b)", "(b - a)", False),
         ("USING btree (a, b)", "USING btree (b, a)", False),
@@ -23,6 +26,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
 def test_versions_spell_calls_differently_and_nothing_else(one: str, other: str, same: bool) -> None:
     assert spelling.alike(one, other, 130000, 150000) is same
     assert not spelling.alike(one, other, 140000, 150000)
+    assert spelling.alike(one, one, 130000, 150000)
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,8 @@ def _types(
         "   UNION ALL SELECT rngsubtype, rngtypid FROM pg_range"
         "   UNION ALL SELECT a.atttypid, c.reltype FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
         "    WHERE c.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped) AS m ON m.of = u.oid)"
-        " SELECT w.label, t.typtype AS kind, array(SELECT DISTINCT a.attrelid FROM uses AS u"
+        " SELECT w.label, t.typtype AS kind, t.typdefault IS NOT NULL AS has_default,"
+        " array(SELECT DISTINCT a.attrelid FROM uses AS u"
         "  JOIN pg_attribute AS a ON a.atttypid = u.oid JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')"
         "  WHERE u.label = w.label AND a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped) AS tables"
         " FROM wanted AS w JOIN pg_type AS t ON t.oid = w.oid"
@@ -357,6 +358,7 @@ def _types(
     return {
         row.label: {
             "kind": row.kind,
+            "has_default": row.has_default,
             "distributed": bool(row.tables),
             "tables": sorted(names[oid] for oid in row.tables if oid in names),
             "publications": sorted({name for oid in row.tables for name in others.get(oid, [])}),

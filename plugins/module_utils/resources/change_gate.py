@@ -119,6 +119,7 @@ def _table(key: tuple[str, str], words: str) -> Change:
 def plan_replica(session: Session, source: Session | None, subscriber: Subscriber) -> list[Change]:
     """The statements that put the gate up on the replica; the upstream has it already, unless *source* is None."""
     change_following.refuse_unready(session, subscriber)
+    _refuse_isolation(session)
     gate = of_publication(sorted(subscriber.publications)[0])
     patience: float = PATIENCE_SECONDS
     if source:
@@ -146,6 +147,18 @@ def plan_replica(session: Session, source: Session | None, subscriber: Subscribe
         words = "Take {0} into subscription {1}".format(quoted(*gate.table), quoted(subscriber.name))
         changes.append(Change(statement, words, transactional=False))
     return changes
+
+
+def _refuse_isolation(session: Session) -> None:
+    """The worker looks for the row that opens the gate in one transaction, and has to see what others have committed since."""
+    level = session.value("SELECT current_setting('default_transaction_isolation')")
+    if level in ("repeatable read", "serializable"):
+        raise Refused(
+            "{0} has default_transaction_isolation = '{1}', under which the worker would wait at the gate for ever: set it to "
+            "'read committed' there, and let the subscription's worker connect anew.".format(
+                session.endpoint.title, level
+            )
+        )
 
 
 def _words(verb: str, gate: Gate) -> str:

@@ -161,7 +161,10 @@ def _both(read: Callable[[Session], Side], source: Session, session: Session | N
         return here.result(), there
 
 
-_SPELLING = "SET timezone = 'UTC'; SET quote_all_identifiers = off; SET bytea_output = hex; SET extra_float_digits = 1"
+_SPELLING = (
+    "SET timezone = 'UTC'; SET IntervalStyle = postgres; SET bytea_output = hex; SET extra_float_digits = 1;"
+    " SET quote_all_identifiers = off"
+)
 """What the server's texts of definitions depend on, and databases and roles may have each their own way."""
 
 

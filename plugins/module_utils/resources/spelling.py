@@ -10,37 +10,14 @@ _SQL_SYNTAX_SINCE = 140000
 https://www.postgresql.org/docs/release/14.0/."""
 
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\w+|[<>=!~*/%^&|#@+-]+")
-_SYNTAX = frozenset(
-    (
-        "extract",
-        "date_part",
-        "from",
-        "timezone",
-        "at",
-        "time",
-        "zone",
-        "substring",
-        "for",
-        "trim",
-        "btrim",
-        "ltrim",
-        "rtrim",
-    )
-    + (
-        "both",
-        "leading",
-        "trailing",
-        "overlay",
-        "placing",
-        "position",
-        "in",
-        "normalize",
-        "is_normalized",
-        "is",
-        "normalized",
-    )
-    + ("xmlexists", "text")
-)
+_PRINTED_AS_CALLS = """
+extract date_part timezone zone substring trim btrim ltrim rtrim overlay overlaps position normalize is_normalized normalized
+xmlexists
+"""
+_CALLS = frozenset(_PRINTED_AS_CALLS.split())
+"""One of them is in every definition that is printed in two ways."""
+_AROUND_CALLS = "from at time for both leading trailing placing in is text"
+_SYNTAX = _CALLS.union(_AROUND_CALLS.split())
 _EXTRACT = frozenset(("extract", "date_part"))
 _NUMBERS = frozenset(("numeric", "double", "precision"))
 """What EXTRACT is since then, what it was before, and what it is compared with becomes of it."""
@@ -52,12 +29,17 @@ def alike(one: str, other: str, source_version: int, target_version: int) -> boo
         return True
     if (source_version < _SQL_SYNTAX_SINCE) == (target_version < _SQL_SYNTAX_SINCE):
         return False
-    return _words(one) == _words(other)
+    words, others = _words(one), _words(other)
+    if _CALLS.isdisjoint(words) or _CALLS.isdisjoint(others):
+        return False
+    return _subject(words) == _subject(others)
 
 
 def _words(text: str) -> list[str]:
-    """What a definition is about, without the words by which the versions call functions. Those stand in another order, too."""
-    found = [token.lower().strip("'") for token in _TOKEN.findall(text)]
-    dropped = _SYNTAX | _NUMBERS if _EXTRACT.intersection(found) else _SYNTAX
-    left = [token for token in found if token not in dropped]
-    return left if len(left) == len(found) else sorted(left)
+    return [token.lower().strip("'") for token in _TOKEN.findall(text)]
+
+
+def _subject(words: list[str]) -> list[str]:
+    """What a definition is about, without the words by which the versions call functions, and their order."""
+    dropped = _SYNTAX if _EXTRACT.isdisjoint(words) else _SYNTAX | _NUMBERS
+    return sorted(word for word in words if word not in dropped)
