@@ -34,6 +34,7 @@ TWO_ROWS = """
 @pytest.fixture
 def zoo(pair: Pair) -> Pair:
     pair.source.cluster.psql(copies.ZOO, pair.source.database)
+    copies.wait_until_left(pair.source)
     return pair
 
 

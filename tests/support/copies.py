@@ -99,6 +99,15 @@ def load_shop(pair: Pair, scale: float) -> None:
     wait_for(lambda: pair.source.value(counted), 10, "the rows to be counted")
 
 
+def wait_until_left(place: Place) -> None:
+    """Wait until sessions that have written are gone, which count their rows when they go."""
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    wait_for(lambda: not place.value(others), 10, "sessions to end")
+
+
 def tables(place: Place) -> list[tuple[str, str]]:
     """Schema and name of every table that holds rows."""
     return place.sql(
