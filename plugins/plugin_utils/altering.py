@@ -96,13 +96,25 @@ def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any
         found.reason = "rows that come without the column would be refused"
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
-    if found.pin is not None and found.order == PRIMARY_ONLY:
+    if found.pin is not None and (found.order == PRIMARY_ONLY or _is_there(context, name, command)):
         found.pin = None
     elif found.pin is not None:
         found.order = TOGETHER
         found.pin = command
         found.reason = "the rows that are there get the value that the primary gave them"
     return found
+
+
+def _is_there(context: Context, name: str, command: Any) -> bool:
+    """Whether IF NOT EXISTS makes nothing of it. Where some have the column, the others can't be told what its rows got."""
+    column = command.def_.colname
+    lacking = [each.host for each in context.waiting if column not in each.relations.get(name, {}).get("columns", {})]
+    if command.missing_ok and lacking and len(lacking) < len(context.waiting):
+        words = (
+            "adds column {0} to {1} where it does not exist, which is on {2} only: run pgml_schema first, or drop it"
+        )
+        raise Misplaced(words.format(quoted(column), name, " and ".join(lacking)))
+    return not lacking
 
 
 def _place_by_list(context: Context, name: str, facts: dict[str, Any], column: str, found: Part) -> None:

@@ -826,6 +826,17 @@ def test_a_table_that_is_listed_by_columns_is_created_with_these_only():
     assert orders("CREATE TABLE new (id int PRIMARY KEY, a text)", listed=listed) == [A]
 
 
+def test_a_column_that_some_have_gets_no_value_that_the_others_could_take():
+    sql = "ALTER TABLE users ADD COLUMN IF NOT EXISTS x timestamptz DEFAULT now()"
+    held = {"public.users": table("name", "age", "mood", "x")}
+    assert orders(sql) == [T]
+    assert plan(sql)["phases"][0]["pins"]
+    both = {"primary": server(change=held), "replicas": {"ml-1": server(change=held)}}
+    assert not plan(sql, **both)["phases"][0]["pins"]
+    assert "where it does not exist, which is on ml-1 only" in refusal(sql, **{**both, "replicas": {"ml-1": server()}})
+    assert "where it does not exist, which is on prod-db only" in refusal(sql, **{**both, "primary": server()})
+
+
 def test_what_a_replica_would_refuse_in_the_middle_is_refused_before():
     held = table(constraints={"pk": {"type": "p", "columns": ["id"]}, "c": check("CHECK ((age > 0))", "age")})
     held["indexes"] = {"i": unique_index("id")}
