@@ -94,6 +94,9 @@ def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any
     if _refuses_rows_without(definition) and found.order == REPLICAS_FIRST:
         found.order = TOGETHER
         found.reason = "rows that come without the column would be refused"
+    elif _is_filled(definition) and found.order == REPLICAS_FIRST and _are_found_by_all(context, name):
+        found.order = TOGETHER
+        found.reason = "rows are found by all of their columns"
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
     if found.pin is not None and (found.order == PRIMARY_ONLY or _is_there(context, name, command)):
@@ -147,11 +150,32 @@ def _refuses_rows_without(definition: Any) -> bool:
     """Whether a column can't be on the replicas while the primary writes rows without it, as it does where its table is empty."""
     if nodes.constraints(definition, "CONSTR_CHECK"):
         return True
-    expression = nodes.default(definition)
-    filled = expression is not None and not (nodes.kind(expression) == "A_Const" and expression.isnull)
     return bool(nodes.constraints(definition, "CONSTR_NOTNULL")) and not (
-        filled or nodes.constraints(definition, "CONSTR_GENERATED")
+        _is_filled(definition) or nodes.constraints(definition, "CONSTR_GENERATED")
     )
+
+
+def _is_filled(definition: Any) -> bool:
+    """Whether the rows that are there get a value by the definition's default."""
+    expression = nodes.default(definition)
+    return expression is not None and not (nodes.kind(expression) == "A_Const" and expression.isnull)
+
+
+def _are_found_by_all(context: Context, name: str) -> bool:
+    """Whether a replica finds rows by comparing all columns, for want of a key, as with REPLICA IDENTITY FULL. One that it isn't
+    sent has to be NULL there, or the row is passed over without an error."""
+    publish = context.primary.publication.get("publish")
+    sender = context.primary.relations.get(name) or {}
+    # What its partitions have doesn't show at a partitioned table.
+    full = sender.get("identity") == "f" or sender.get("kind") == "p" and not _is_keyed(sender)
+    if not full or publish is not None and not {"update", "delete"} & set(publish):
+        return False
+    there = [each.relations[name] for each in context.replicas if name in each.relations]
+    return any(each.get("identity") != "i" and not _is_keyed(each) for each in there)
+
+
+def _is_keyed(facts: dict[str, Any]) -> bool:
+    return any(each.get("type") == "p" for each in facts["constraints"].values())
 
 
 def _judge_default(context: Context, definition: Any, found: Part) -> None:
@@ -216,7 +240,7 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     if listed and column in listed:
         found.goes, found.joins = column, True
     there = [each.relations[name] for each in context.replicas if name in each.relations]
-    if any(rows_are_found_by(each, column) for each in [facts, *there]):
+    if any(rows_are_found_by(each, column) for each in [facts, *there]) or _are_found_by_all(context, name):
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
     _check_replicas(context, name, listed, command)

@@ -826,6 +826,22 @@ def test_a_table_that_is_listed_by_columns_is_created_with_these_only():
     assert orders("CREATE TABLE new (id int PRIMARY KEY, a text)", listed=listed) == [A]
 
 
+def test_rows_that_are_found_by_all_their_columns_are_found_while_one_comes():
+    """UPDATE and DELETE of the primary were lost, without an error, when a replica had values in a column that wasn't sent."""
+    full = {"public.users": table(constraints={}, identity="f", key=["id", "name", "age", "mood"])}
+    sides = {"primary": server(change=full), "replicas": {"ml-1": server(), "ml-2": server(change=full)}}
+    assert orders("ALTER TABLE users ADD x int DEFAULT 5", **sides) == [T]
+    for sql in ("ALTER TABLE users ADD x int", "ALTER TABLE users ADD x int DEFAULT NULL"):
+        assert orders(sql, **sides) == [A]
+    root = {"public.parts": table(kind="p", constraints={}, key=[])}
+    sides = {"primary": server(change=root), "replicas": {"ml-1": server(change=root)}, "allow": True}
+    assert orders("ALTER TABLE parts DROP age; ALTER TABLE parts ADD x int DEFAULT 5", **sides) == [T, T]
+    sides["primary"] = server(change=root, publication={"publish": ["insert"]})
+    assert orders("ALTER TABLE parts DROP age; ALTER TABLE parts ADD x int DEFAULT 5", **sides) == [R, A]
+    keyed = {"primary": server(change=full), "replicas": {"ml-1": server()}}
+    assert orders("ALTER TABLE users ADD x int DEFAULT 5", **keyed) == [A]
+
+
 def test_a_column_that_some_have_gets_no_value_that_the_others_could_take():
     sql = "ALTER TABLE users ADD COLUMN IF NOT EXISTS x timestamptz DEFAULT now()"
     held = {"public.users": table("name", "age", "mood", "x")}
