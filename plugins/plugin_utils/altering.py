@@ -278,7 +278,20 @@ def _column_default(context: Context, name: str, facts: dict[str, Any], command:
     words = "{0} the default of column {1} of {2}".format(
         "drops" if command.def_ is None else "sets", quoted(command.name), name
     )
-    return Part(REPLICAS_FIRST, words, columns=[command.name])
+    return Part(_after_added(context, facts, command), words, columns=[command.name])
+
+
+def _add_identity(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    words = "makes column {0} of {1} an identity".format(quoted(command.name), name)
+    return Part(_after_added(context, facts, command), words, columns=[command.name])
+
+
+def _after_added(context: Context, facts: dict[str, Any], command: Any) -> str:
+    """What a column gets by default disturbs nobody, unless rows are on their way that come without the column, since this change
+    has added it: they need the default that it was added with."""
+    added = [each.def_.colname for each in context.node.cmds if nodes.option(each.subtype) == "AT_AddColumn"]
+    is_new = facts["columns"].get(command.name, {}).get("added") or command.name in added
+    return PRIMARY_FIRST if is_new else REPLICAS_FIRST
 
 
 def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
@@ -379,7 +392,7 @@ _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
     "AT_ColumnDefault": _column_default,
     "AT_DropNotNull": _neutral("lets column {0} of {1} be NULL"),
     "AT_SetNotNull": constraining.set_not_null,
-    "AT_AddIdentity": _neutral("makes column {0} of {1} an identity"),
+    "AT_AddIdentity": _add_identity,
     "AT_SetIdentity": _neutral("sets how column {0} of {1} is numbered"),
     "AT_DropIdentity": _neutral("makes column {0} of {1} no identity any more"),
     "AT_SetExpression": _expression,

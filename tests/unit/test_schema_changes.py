@@ -406,8 +406,8 @@ def test_all_problems_are_told_at_once():
             [P, P],
         ),
         ("ALTER TYPE mood RENAME TO m2; ALTER TYPE m2 ADD VALUE 'x'", [T, A]),
-        ("ALTER TABLE users ADD x int; ALTER TABLE users ALTER x SET DEFAULT 5; ALTER TABLE users DROP x", [A, A, R]),
-        ("ALTER TABLE users ADD x int, ALTER x SET DEFAULT 5", [A]),
+        ("ALTER TABLE users ADD x int; ALTER TABLE users ALTER x SET DEFAULT 5; ALTER TABLE users DROP x", [A, R, R]),
+        ("ALTER TABLE users ADD x int, ALTER x SET DEFAULT 5", [T]),
         # A check that is proven makes SET NOT NULL short.
         (
             "ALTER TABLE users ADD CONSTRAINT c CHECK (age IS NOT NULL) NOT VALID; ALTER TABLE users VALIDATE CONSTRAINT c;"
@@ -824,6 +824,39 @@ def test_a_table_that_is_listed_by_columns_is_created_with_these_only():
     sql = "CREATE TABLE new (id int PRIMARY KEY, a text, b text NOT NULL)"
     assert "creates public.new, of which pgml_distributions doesn't list b" in refusal(sql, listed=listed)
     assert orders("CREATE TABLE new (id int PRIMARY KEY, a text)", listed=listed) == [A]
+
+
+@pytest.mark.parametrize(
+    ("after", "order"),
+    [
+        ("ALTER TABLE users ALTER x DROP DEFAULT", R),
+        ("ALTER TABLE users ALTER x SET DEFAULT 6, ALTER age SET DEFAULT 'a'", T),
+        ("ALTER TABLE users ALTER x ADD GENERATED ALWAYS AS IDENTITY", R),
+        ("ALTER TABLE users RENAME x TO y; ALTER TABLE users ALTER y DROP DEFAULT", R),
+        ("ALTER TABLE users ALTER age DROP DEFAULT", A),
+    ],
+)
+def test_rows_that_come_without_a_new_column_get_the_default_that_it_was_added_with(after, order):
+    assert orders(f"ALTER TABLE users ADD x int NOT NULL DEFAULT 5; {after}", allow=True)[-1] == order
+    made = f"CREATE TABLE new (id int PRIMARY KEY); ALTER TABLE new ADD x int, ADD age text; {after}"
+    assert set(orders(made.replace("users", "new"))) == {A}
+    assert orders("ALTER TABLE users ADD x int DEFAULT 5, ALTER x SET DEFAULT 6", allow=True) == [T]
+    assert orders("ALTER DOMAIN dom SET DEFAULT 'a'") == [R]
+
+
+@pytest.mark.parametrize(
+    ("between", "name"), [("RENAME x TO y", "y"), ("ALTER age DROP NOT NULL", "x"), ("RENAME TO new", "x")]
+)
+def test_a_rerun_knows_which_columns_were_added(between, name):
+    """Also where the primary has run what comes after that, and by the names that they have since."""
+    users = "new" if between == "RENAME TO new" else "users"
+    listed = {"name": "shop"}
+    sql = f"ALTER TABLE users ADD x int DEFAULT 5; ALTER TABLE users {between}; ALTER TABLE {users} ALTER {name} DROP DEFAULT"
+    held = {f"public.{users}": table("name", "age", "mood", name)}
+    replicas = {"ml-1": server(2, held), "ml-2": server(2, held)}
+    for primary in (server(2, held), server(3, held)):
+        made = plan(sql, primary=primary, replicas=replicas, listed=listed, allow=True)
+        assert [(phase["order"], phase["first"]) for phase in made["phases"]] == [(R, 3)]
 
 
 def test_rows_that_are_found_by_all_their_columns_are_found_while_one_comes():
