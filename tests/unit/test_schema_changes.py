@@ -875,6 +875,22 @@ def test_rows_that_are_found_by_all_their_columns_are_found_while_one_comes():
     assert orders("ALTER TABLE users ADD x int DEFAULT 5", **keyed) == [A]
 
 
+def test_what_distribute_brought_before_a_rerun_is_not_in_the_way():
+    there = {"public.users": table(constraints={"pk": {"type": "p", "columns": ["id"]}, "c": check("CHECK (true)")})}
+    there["public.i"] = index("public.users", "age")
+    sides = {"primary": server(1, there), "replicas": {"ml-1": server(), "ml-2": server(change=there)}, "allow": True}
+    for sql, runs in (
+        ("CREATE INDEX CONCURRENTLY i ON users (age)", "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON users (age)"),
+        (
+            "ALTER TABLE users ADD CONSTRAINT c CHECK (age > 1)",
+            "ALTER TABLE users DROP CONSTRAINT IF EXISTS c, ADD CONSTRAINT c CHECK (age > 1)",
+        ),
+    ):
+        assert plan(sql, **sides)["phases"][0]["replicas"][0]["sql"] == runs
+        lacking = {**sides, "replicas": {"ml-1": server()}}
+        assert plan(sql, **lacking)["phases"][0]["replicas"][0]["sql"] == sql
+
+
 def test_a_column_that_some_have_gets_no_value_that_the_others_could_take():
     sql = "ALTER TABLE users ADD COLUMN IF NOT EXISTS x timestamptz DEFAULT now()"
     held = {"public.users": table("name", "age", "mood", "x")}
