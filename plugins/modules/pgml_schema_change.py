@@ -362,18 +362,25 @@ facts:
       type: str
       sample: shop
     publication:
-      description: On the upstream, with the keys C(all_tables), C(schemas), C(via_partition_root) and C(publish).
+      description:
+        - On the upstream, with the keys C(all_tables), C(schemas), C(via_partition_root), C(publish), and C(others) with the
+          publications beside it that take in tables by themselves.
       type: dict
       sample: {"all_tables": false, "schemas": [], "via_partition_root": false, "publish": ["insert", "update"]}
     relations:
       description:
         - Of O(relations), with the keys C(kind) as in C(pg_class.relkind), C(distributed), C(listed) with the columns that the
-          publication lists, C(columns), C(key) with the columns of the replica identity, C(constraints), C(table) of an index,
-          C(unique), C(parent) of a partition, and C(empty).
+          publication lists, C(columns), C(key) with the columns of the replica identity, C(identity) as in
+          C(pg_class.relreplident), C(identity_index), C(indexes), C(constraints), C(table) of an index, C(unique), C(parent) of
+          a partition, C(default) with the default partition of a table and C(parent_default) with that beside a partition,
+          C(partitioned_by), C(within) with what partitions forbid by themselves, C(publications) with the others that carry it,
+          and C(empty).
       type: dict
       sample: {}
     types:
-      description: Of O(types), with the keys C(kind) as in C(pg_type.typtype), C(has_default), and C(distributed).
+      description:
+        - Of O(types), with the keys C(kind) as in C(pg_type.typtype), C(has_default), C(distributed), C(tables) with the
+          distributed tables that have columns of it, and C(publications) with the others that carry these.
       type: dict
       sample: {"public.mood": {"kind": "e", "has_default": false, "distributed": true}}
     functions:

@@ -94,15 +94,30 @@ def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any
     if _refuses_rows_without(definition) and found.order == REPLICAS_FIRST:
         found.order = TOGETHER
         found.reason = "rows that come without the column would be refused"
+    elif _is_filled(definition) and found.order == REPLICAS_FIRST and _are_found_by_all(context, name):
+        found.order = TOGETHER
+        found.reason = "rows are found by all of their columns"
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
-    if found.pin is not None and found.order == PRIMARY_ONLY:
+    if found.pin is not None and (found.order == PRIMARY_ONLY or _is_there(context, name, command)):
         found.pin = None
     elif found.pin is not None:
         found.order = TOGETHER
         found.pin = command
         found.reason = "the rows that are there get the value that the primary gave them"
     return found
+
+
+def _is_there(context: Context, name: str, command: Any) -> bool:
+    """Whether IF NOT EXISTS makes nothing of it. Where some have the column, the others can't be told what its rows got."""
+    column = command.def_.colname
+    lacking = [each.host for each in context.waiting if column not in each.relations.get(name, {}).get("columns", {})]
+    if command.missing_ok and lacking and len(lacking) < len(context.waiting):
+        words = (
+            "adds column {0} to {1} where it does not exist, which is on {2} only: run pgml_schema first, or drop it"
+        )
+        raise Misplaced(words.format(quoted(column), name, " and ".join(lacking)))
+    return not lacking
 
 
 def _place_by_list(context: Context, name: str, facts: dict[str, Any], column: str, found: Part) -> None:
@@ -135,11 +150,32 @@ def _refuses_rows_without(definition: Any) -> bool:
     """Whether a column can't be on the replicas while the primary writes rows without it, as it does where its table is empty."""
     if nodes.constraints(definition, "CONSTR_CHECK"):
         return True
-    expression = nodes.default(definition)
-    filled = expression is not None and not (nodes.kind(expression) == "A_Const" and expression.isnull)
     return bool(nodes.constraints(definition, "CONSTR_NOTNULL")) and not (
-        filled or nodes.constraints(definition, "CONSTR_GENERATED")
+        _is_filled(definition) or nodes.constraints(definition, "CONSTR_GENERATED")
     )
+
+
+def _is_filled(definition: Any) -> bool:
+    """Whether the rows that are there get a value by the definition's default."""
+    expression = nodes.default(definition)
+    return expression is not None and not (nodes.kind(expression) == "A_Const" and expression.isnull)
+
+
+def _are_found_by_all(context: Context, name: str) -> bool:
+    """Whether a replica finds rows by comparing all columns, for want of a key, as with REPLICA IDENTITY FULL. One that it isn't
+    sent has to be NULL there, or the row is passed over without an error."""
+    publish = context.primary.publication.get("publish")
+    sender = context.primary.relations.get(name) or {}
+    # What its partitions have doesn't show at a partitioned table.
+    full = sender.get("identity") == "f" or sender.get("kind") == "p" and not _is_keyed(sender)
+    if not full or publish is not None and not {"update", "delete"} & set(publish):
+        return False
+    there = [each.relations[name] for each in context.replicas if name in each.relations]
+    return any(each.get("identity") != "i" and not _is_keyed(each) for each in there)
+
+
+def _is_keyed(facts: dict[str, Any]) -> bool:
+    return any(each.get("type") == "p" for each in facts["constraints"].values())
 
 
 def _judge_default(context: Context, definition: Any, found: Part) -> None:
@@ -204,7 +240,7 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     if listed and column in listed:
         found.goes, found.joins = column, True
     there = [each.relations[name] for each in context.replicas if name in each.relations]
-    if any(rows_are_found_by(each, column) for each in [facts, *there]):
+    if any(rows_are_found_by(each, column) for each in [facts, *there]) or _are_found_by_all(context, name):
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
     _check_replicas(context, name, listed, command)
@@ -242,7 +278,20 @@ def _column_default(context: Context, name: str, facts: dict[str, Any], command:
     words = "{0} the default of column {1} of {2}".format(
         "drops" if command.def_ is None else "sets", quoted(command.name), name
     )
-    return Part(REPLICAS_FIRST, words, columns=[command.name])
+    return Part(_after_added(context, facts, command), words, columns=[command.name])
+
+
+def _add_identity(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
+    words = "makes column {0} of {1} an identity".format(quoted(command.name), name)
+    return Part(_after_added(context, facts, command), words, columns=[command.name])
+
+
+def _after_added(context: Context, facts: dict[str, Any], command: Any) -> str:
+    """What a column gets by default disturbs nobody, unless rows are on their way that come without the column, since this change
+    has added it: they need the default that it was added with."""
+    added = [each.def_.colname for each in context.node.cmds if nodes.option(each.subtype) == "AT_AddColumn"]
+    is_new = facts["columns"].get(command.name, {}).get("added") or command.name in added
+    return PRIMARY_FIRST if is_new else REPLICAS_FIRST
 
 
 def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
@@ -343,7 +392,7 @@ _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
     "AT_ColumnDefault": _column_default,
     "AT_DropNotNull": _neutral("lets column {0} of {1} be NULL"),
     "AT_SetNotNull": constraining.set_not_null,
-    "AT_AddIdentity": _neutral("makes column {0} of {1} an identity"),
+    "AT_AddIdentity": _add_identity,
     "AT_SetIdentity": _neutral("sets how column {0} of {1} is numbered"),
     "AT_DropIdentity": _neutral("makes column {0} of {1} no identity any more"),
     "AT_SetExpression": _expression,

@@ -25,12 +25,14 @@ class Catalog:
         self.functions: Mapping[str, str] = facts.get("functions") or {}
         self.relations = {name: _own_copy(each) for name, each in (facts.get("relations") or {}).items()}
         self._made: dict[str, bool] = {}
+        self._added: set[tuple[str, str]] = set()
         self.types = {name: dict(each) for name, each in (facts.get("types") or {}).items()}
 
     def remember(self, statement: Any) -> None:
         """Take note of a statement that was run here before, in a run that did not come to its end: what it has made counts as
         made by this change, as it did then."""
         kind = nodes.kind(statement)
+        self._remember_columns(kind, statement)
         if kind in ("RenameStmt", "AlterObjectSchemaStmt") and statement.relation is not None:
             old, new = old_and_new(statement)
             if new and self._made.pop(old, None):
@@ -45,6 +47,22 @@ class Catalog:
             made.run(statement)
             for name in made.types:
                 self.types.get(name, {})["created"] = True
+
+    def _remember_columns(self, kind: str, statement: Any) -> None:
+        """Take note of the columns that were added, by the names that they have now."""
+        if kind == "AlterTableStmt":
+            added = [each.def_ for each in statement.cmds if nodes.option(each.subtype) == "AT_AddColumn"]
+            self._added |= {(nodes.relation(statement.relation), each.colname) for each in added}
+        elif kind in ("RenameStmt", "AlterObjectSchemaStmt") and statement.relation is not None:
+            old, new = old_and_new(statement)
+            renamed = kind == "RenameStmt" and nodes.option(statement.renameType) == "OBJECT_COLUMN"
+            was, now = (statement.subname, statement.newname) if renamed else (None, None)
+            self._added = {
+                (new or old, str(now) if column == was else column) if table == old else (table, column)
+                for table, column in self._added
+            }
+        for table, column in self._added:
+            self.relations.get(table, {}).get("columns", {}).get(column, {})["added"] = True
 
     def run(self, statement: Any) -> None:
         """Go past a statement."""
@@ -195,7 +213,7 @@ def _alter_table(catalog: Catalog, statement: Any) -> None:
 def _add_column(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     definition = command.def_
     if definition.colname not in facts["columns"]:
-        facts["columns"][definition.colname] = column(definition.colname, definition)
+        facts["columns"][definition.colname] = {**column(definition.colname, definition), "added": True}
         _add_inline(facts, definition)
         held = catalog.types.get(nodes.type_name(definition.typeName)) if definition.typeName else None
         if held is not None and facts.get("distributed") and not facts.get("parent"):

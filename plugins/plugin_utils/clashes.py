@@ -23,12 +23,17 @@ def refuse(context: Context, order: str) -> None:
 
 def _refuse_index(context: Context, servers: Sequence[Catalog]) -> None:
     node = context.node
-    if not node.idxname or node.if_not_exists:
+    if not node.idxname or node.if_not_exists or _is_done(context):
         return
     name = ddl.beside(nodes.relation(node.relation), node.idxname)
     taken = [each.host for each in servers if name in each.relations and not _has_begun(context, each)]
     if taken:
         raise Misplaced("builds index {0}, which exists already on {1}".format(name, enumerate_names(taken)))
+
+
+def _is_done(context: Context) -> bool:
+    """Whether the primary has run it, so that distribute.yml may have brought to replicas what it made."""
+    return context.base is not context.primary
 
 
 def _has_begun(context: Context, server: Catalog) -> bool:
@@ -45,7 +50,7 @@ def _refuse_constraints(context: Context, servers: Sequence[Catalog]) -> None:
         if subtype == "AT_AddConstraint":
             name = command.def_.conname
             held = [each.host for each in servers if name in _of(each, table, "constraints")]
-            if name and held and name not in dropped:
+            if name and held and name not in dropped and not _is_done(context):
                 words = "adds constraint {0}, which {1} has already on {2}"
                 raise Misplaced(words.format(quoted(name), table, enumerate_names(held)))
             _refuse_lacking(context, servers, table, command.def_.indexname)

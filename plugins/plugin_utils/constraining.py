@@ -87,9 +87,9 @@ def place_foreign_key(context: Context, name: str, node: Any, found: Part) -> No
     if not context.is_inside(held):
         found.order = PRIMARY_ONLY
         found.reason = "{0} is not in distribution {1}".format(other, context.scope.name)
-    elif context.scope.where(other):
+    elif context.scope.where(other) or context.scope.columns(other):
         found.order = PRIMARY_ONLY
-        found.reason = "of {0}, only some rows are distributed".format(other)
+        found.reason = "of {0}, only a part is distributed".format(other)
 
 
 def _add_primary_key(context: Context, name: str, facts: dict[str, Any], node: Any) -> Part:

@@ -246,6 +246,13 @@ def default_setting(column: str, value: Any) -> Any:
     return command
 
 
+def constraint_drop(name: str) -> Any:
+    """The subcommand of ALTER TABLE that drops a constraint, if it is there."""
+    command = parsed("ALTER TABLE t DROP CONSTRAINT IF EXISTS c").cmds[0]
+    command.name = name
+    return command
+
+
 def text_list(texts: Iterable[str]) -> Any:
     """A list of names in a parse tree."""
     return tuple(pglast.ast.String(sval=text) for text in texts)

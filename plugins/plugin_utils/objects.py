@@ -198,7 +198,9 @@ def alter_domain(context: Context) -> list[Part]:
             "N": "drops NOT NULL",
             "X": "drops constraint {0}".format(quoted(node.name or "")),
         }
-        return [Part(REPLICAS_FIRST, "{0} of domain {1}".format(what[node.subtype], name))]
+        # Rows on their way may lack a column of the domain that this change has added, and need the default of before.
+        order = PRIMARY_FIRST if node.subtype == "T" else REPLICAS_FIRST
+        return [Part(order, "{0} of domain {1}".format(what[node.subtype], name))]
     what = {
         "O": "sets NOT NULL",
         "C": "adds a constraint",

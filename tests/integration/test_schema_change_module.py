@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Servers
 from tests.support import copies
+from tests.support.cluster import Cluster
 from tests.support.pair import Pair, Place, create_role, pair_of, wait_for
 from tests.support.steps import STEPS, Plan
 
@@ -714,6 +715,24 @@ def test_the_gate_is_refused_where_it_would_do_harm(shop: Pair) -> None:
     shop.source.ok(MODULE, **on_upstream(state="finished"))
     shop.source.ok("pgml_publication", name="pub", publish=["update"])
     assert "doesn't publish inserts" in shop.source.refused(MODULE, **on_upstream(state="prepared"))
+
+
+def test_commits_that_wait_for_a_replica_would_never_end_at_the_gate(
+    servers_of_its_own: tuple[Cluster, Cluster],
+) -> None:
+    with pair_of(*servers_of_its_own) as pair:
+        fill(pair)
+        pair.sql_source(f"ALTER SYSTEM SET synchronous_standby_names = '{pair.name}'")
+        pair.sql_source("SELECT pg_reload_conf()")
+        state = "SELECT sync_state FROM pg_stat_replication WHERE application_name = %s"
+        wait_for(lambda: pair.source.value(state, [pair.name]) == "sync", 20, "the replica to be synchronous")
+        message = pair.source.refused(MODULE, **on_upstream(state="prepared"))
+        assert f"wait for {pair.name}, which would wait at the gate" in message
+        pair.sql_source("ALTER SYSTEM RESET synchronous_standby_names")
+        pair.sql_source("SELECT pg_reload_conf()")
+        wait_for(lambda: pair.source.value(state, [pair.name]) == "async", 20, "the replica not to be synchronous")
+        assert pair.source.ok(MODULE, **on_upstream(state="prepared"))["changed"]
+        pair.source.ok(MODULE, **on_upstream(state="finished"))
 
 
 @contextmanager

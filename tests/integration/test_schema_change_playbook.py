@@ -282,6 +282,8 @@ ADDITIONS = (
     "ALTER TABLE people ADD COLUMN active boolean NOT NULL DEFAULT true",
     "ALTER TABLE people ADD COLUMN created_at timestamptz NOT NULL DEFAULT now()",
     "ALTER TABLE busy.accounts ADD COLUMN extra text DEFAULT 'e'",
+    "ALTER TABLE people ADD COLUMN rank int NOT NULL DEFAULT 7",
+    "ALTER TABLE people ALTER COLUMN rank SET DEFAULT 8",
 )
 
 

@@ -152,6 +152,28 @@ CASES = [
         row="INSERT INTO t VALUES (1, 'one')",
     ),
     Case(
+        "kept_default_without_key",
+        "CREATE TABLE t (id int, v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 'one')",
+        "CREATE TABLE t (id int, v text, x int DEFAULT 1); ALTER TABLE t REPLICA IDENTITY FULL;"
+        " INSERT INTO t VALUES (1, 'one')",
+        (
+            Found(
+                BREAKS,
+                None,
+                "column x of @.t has values on the target only, where rows are found by all of their columns, so that"
+                " changes are passed over",
+            ),
+        ),
+        row="UPDATE t SET v = 'two'",
+    ),
+    Case(
+        "kept_null_without_key",
+        "CREATE TABLE t (id int, v text); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 'one')",
+        "CREATE TABLE t (id int, v text, x int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 'one')",
+        (Found(HARMLESS, None, "column x of @.t is on the target only, and stays"),),
+        row="UPDATE t SET v = 'two'",
+    ),
+    Case(
         "kept_identity",
         TABLE,
         TABLE + "ALTER TABLE t ADD x int GENERATED ALWAYS AS IDENTITY",

@@ -89,6 +89,7 @@ def plan_upstream(session: Session, publication: str) -> list[Change]:
             "Publication {0} doesn't publish inserts, so that replicas can't be told where a definition changes. Let it publish "
             "them.".format(quoted(publication))
         )
+    _refuse_synchronous(session)
     gate = of_publication(publication)
     changes = []
     if not _exists(session, gate.table):
@@ -103,6 +104,21 @@ def plan_upstream(session: Session, publication: str) -> list[Change]:
         )
         changes.append(Change(statement, "Add {0} to publication {1}".format(quoted(*gate.table), quoted(publication))))
     return changes
+
+
+def _refuse_synchronous(session: Session) -> None:
+    """Every commit would wait for a replica that stands at the gate, also that of the change, after which it may go on."""
+    rows = session.rows(
+        "SELECT r.application_name AS name FROM pg_stat_replication AS r JOIN pg_replication_slots AS s ON s.active_pid = r.pid"
+        " WHERE s.slot_type = 'logical' AND s.database = current_database() AND r.sync_state <> 'async'"
+    )
+    if rows:
+        raise Refused(
+            "Commits of {0} wait for {1}, which would wait at the gate for the commit of the change: take it out of "
+            "synchronous_standby_names until the change is done.".format(
+                session.endpoint.title, enumerate_names(quoted(row.name) for row in rows)
+            )
+        )
 
 
 def _schema(session: Session) -> list[Change]:

@@ -150,7 +150,15 @@ def _of_the_target(sides: Sides, name: str, column: Column) -> Difference:
             remedy="Let column {0} of {1} be NULL".format(quoted(name), sides.table.label),
             unfit=True,
         )
+    if not column.generated and (column.default is not None or column.identity) and _finds_rows_by_all(sides):
+        words = "has values on the target only, where rows are found by all of their columns, so that changes are passed over"
+        return sides.found(APPLY, "column", name, (None, column), words)
     return sides.found(HARMLESS, "column", name, (None, column), "is on the target only, and stays")
+
+
+def _finds_rows_by_all(sides: Sides) -> bool:
+    """Whether the target compares whole rows with what it is sent, for want of a key."""
+    return sides.source.identity == "f" and not sides.target.identity_columns
 
 
 def _column(sides: Sides, name: str, source: Column, target: Column) -> Iterable[Difference]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What differs between the types, sequences, extensions and databases of source and target. Pure, as differences.py is."""
+"""What differs between the types, sequences, extensions and databases of source and target. Pure."""
 
 from __future__ import annotations
 
