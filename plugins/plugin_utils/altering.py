@@ -15,6 +15,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     nodes,
     partitioning,
 )
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -55,7 +56,7 @@ def _check_column(context: Context, name: str, facts: dict[str, Any], command: A
         listed = context.listed(name, facts)
         left_out = listed is not None and command.def_.colname not in (context.scope.columns(name) or ())
         for server in [context.base] if left_out else context.waiting:
-            if command.def_.colname in server.relations.get(name, {}).get("columns", {}):
+            if _has_column(server, name, command.def_.colname):
                 words = "adds column {0}, which {1} has already on {2}"
                 raise Misplaced(words.format(quoted(command.def_.colname), name, server.host))
     if subtype in _OF_COLUMNS and facts["columns"] and not command.missing_ok:
@@ -89,17 +90,46 @@ def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any
     _place_by_list(context, name, facts, definition.colname, found)
     if context.is_apart(facts):
         return found
+    if command.missing_ok and all(_has_column(each, name, definition.colname) for each in context.waiting):
+        found.words = "does nothing, because {0} has column {1} already".format(name, quoted(definition.colname))
+        return found
     _refuse_inline(definition)
-    _judge_default(context, facts, definition, found)
+    _judge_default(context, definition, found)
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
-    if found.pin is not None and found.order == PRIMARY_ONLY:
+    if found.order == PRIMARY_ONLY:
         found.pin = None
     elif found.pin is not None:
         found.order = TOGETHER
         found.pin = command
         found.reason = "the rows that are there get the value that the primary gave them"
+    elif _may_refuse_rows(context, definition):
+        found.order = TOGETHER
+        found.reason = "it may refuse rows that come without it"
     return found
+
+
+def _has_column(server: Catalog, name: str, column: str) -> bool:
+    return column in server.relations.get(name, {}).get("columns", {})
+
+
+def _may_refuse_rows(context: Context, definition: Any) -> bool:
+    """Whether a new column can stop rows that were written without it."""
+    value = nodes.default(definition)
+    without_value = value is None or nodes.kind(value) == "A_Const" and value.isnull
+    generated = nodes.constraints(definition, "CONSTR_GENERATED")
+    return bool(
+        without_value
+        and nodes.constraints(definition, "CONSTR_NOTNULL")
+        or nodes.constraints(definition, "CONSTR_CHECK")
+        or generated
+        and generated[0].generated_kind != "v"
+        or _is_domain(context, definition)
+    )
+
+
+def _is_domain(context: Context, definition: Any) -> bool:
+    return context.base.types.get(nodes.type_name(definition.typeName), {}).get("kind") == "d"
 
 
 def _place_by_list(context: Context, name: str, facts: dict[str, Any], column: str, found: Part) -> None:
@@ -128,7 +158,7 @@ def _refuse_inline(definition: Any) -> None:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
 
 
-def _judge_default(context: Context, facts: dict[str, Any], definition: Any, found: Part) -> None:
+def _judge_default(context: Context, definition: Any, found: Part) -> None:
     expression = nodes.default(definition)
     if expression is None:
         return
@@ -139,8 +169,8 @@ def _judge_default(context: Context, facts: dict[str, Any], definition: Any, fou
         raise Misplaced("adds column {0}, whose default {1}".format(quoted(definition.colname), problem)) from problem
     if judged == defaults.VOLATILE and found.order != PRIMARY_ONLY:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
-    if judged == defaults.STABLE and not facts.get("empty"):
-        if context.base.types.get(type_name, {}).get("kind") == "d":
+    if judged == defaults.STABLE:
+        if _is_domain(context, definition):
             raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
         found.pin = definition
 
@@ -151,11 +181,10 @@ def _text(expression: Any) -> str:
 
 def _weigh(context: Context, name: str, definition: Any, found: Part) -> None:
     generated = nodes.constraints(definition, "CONSTR_GENERATED")
-    domain = context.base.types.get(nodes.type_name(definition.typeName), {}).get("kind") == "d"
     volatile = (
         nodes.default(definition) is not None and found.order == PRIMARY_ONLY and _is_volatile(context, definition)
     )
-    if generated and generated[0].generated_kind != "v" or domain or volatile:
+    if generated and generated[0].generated_kind != "v" or _is_domain(context, definition) or volatile:
         found.blocks = REWRITES
         found.consent = "{0}, which rewrites the table while it is locked".format(found.words)
     elif nodes.constraints(definition, "CONSTR_CHECK"):
@@ -231,7 +260,7 @@ def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any
         quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
     )
     found = Part(TOGETHER, words, columns=[command.name])
-    if definition.raw_default is not None and not context.is_small(facts):
+    if definition.raw_default is not None and not facts.get("created"):
         _judge_expression(context, name, facts, command, definition.raw_default, nodes.type_name(definition.typeName))
     if _takes_only_more(facts["columns"].get(command.name, {}).get("type"), definition):
         found.words += ", without rewriting it"
