@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Collection, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
@@ -27,19 +27,19 @@ class Catalog:
         self._made: dict[str, bool] = {}
         self.types = {name: dict(each) for name, each in (facts.get("types") or {}).items()}
 
-    def remember(self, statement: Any) -> None:
+    def remember(self, statement: Any, received: Collection[str] = ()) -> None:
         """Take note of a statement that was run here before, in a run that did not come to its end: what it has made counts as
-        made by this change, as it did then."""
+        made by this change, as it did then, except for tables that replicas have *received* since."""
         kind = nodes.kind(statement)
         if kind in ("RenameStmt", "AlterObjectSchemaStmt") and statement.relation is not None:
             old, new = old_and_new(statement)
             if new and self._made.pop(old, None):
                 self._made[new] = True
-                self.relations.get(new, {})["created"] = True
+                self.relations.get(new, {})["created"] = new not in received
         elif kind in ("CreateStmt", "CreateSeqStmt"):
             name = nodes.relation(statement.relation if kind == "CreateStmt" else statement.sequence)
             self._made[name] = True
-            self.relations.get(name, {})["created"] = True
+            self.relations.get(name, {})["created"] = name not in received
         elif kind in _EFFECTS and kind.startswith("C"):
             made = Catalog(self.host, {})
             made.run(statement)
@@ -158,7 +158,8 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         "raw": node.raw_expr,
     }
     if node.indexname:
-        made["columns"] = list((catalog.relations.get(quoted("public", node.indexname)) or {}).get("columns") or ())
+        index = quoted(names.parsed(_name_of(catalog, facts))[0], node.indexname)
+        made["columns"] = list((catalog.relations.get(index) or {}).get("columns") or ())
     made_as = node.conname or "?{0}".format(len(facts["constraints"]))
     facts["constraints"][made_as] = made
     if letter in ("p", "u", "x"):
@@ -183,7 +184,7 @@ def not_null_of(node: Any) -> str | None:
 
 def _alter_table(catalog: Catalog, statement: Any) -> None:
     facts = catalog.relations.get(nodes.relation(statement.relation))
-    if facts is None:
+    if facts is None or facts.get("kind") in ("i", "I"):
         return
     for command in statement.cmds:
         change = _COMMANDS.get(nodes.option(command.subtype))

@@ -110,12 +110,13 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
     found: list[Placed] = []
     problems: list[str] = []
     misplaced = False
+    received = {name for server in servers[1:] for name, facts in server.relations.items() if facts.get("distributed")}
     finding = [facts for facts in servers[0].relations.values() if elsewhere.has_to_find_rows(facts)]
     for number, statement in enumerate(statements):
         waiting = [server for server in servers if server.done < statement.number]
         for server in servers:
             if server not in waiting:
-                server.remember(statement.node)
+                server.remember(statement.node, received)
         if not waiting:
             continue
         replicas = [server for server in waiting if server is not servers[0]]
