@@ -15,6 +15,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     nodes,
     partitioning,
 )
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
     PRIMARY_ONLY,
@@ -55,7 +56,7 @@ def _check_column(context: Context, name: str, facts: dict[str, Any], command: A
         listed = context.listed(name, facts)
         left_out = listed is not None and command.def_.colname not in (context.scope.columns(name) or ())
         for server in [context.base] if left_out else context.waiting:
-            if command.def_.colname in server.relations.get(name, {}).get("columns", {}):
+            if _has_column(server, name, command.def_.colname):
                 words = "adds column {0}, which {1} has already on {2}"
                 raise Misplaced(words.format(quoted(command.def_.colname), name, server.host))
     if subtype in _OF_COLUMNS and facts["columns"] and not command.missing_ok:
@@ -89,35 +90,58 @@ def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any
     _place_by_list(context, name, facts, definition.colname, found)
     if context.is_apart(facts):
         return found
+    if command.missing_ok and all(_has_column(each, name, definition.colname) for each in context.waiting):
+        found.words = "does nothing, because {0} has column {1} already".format(name, quoted(definition.colname))
+        return found
     _refuse_inline(definition)
     _judge_default(context, definition, found)
-    if _refuses_rows_without(definition) and found.order == REPLICAS_FIRST:
-        found.order = TOGETHER
-        found.reason = "rows that come without the column would be refused"
-    elif _is_filled(definition) and found.order == REPLICAS_FIRST and _are_found_by_all(context, name):
-        found.order = TOGETHER
-        found.reason = "rows are found by all of their columns"
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
-    if found.pin is not None and (found.order == PRIMARY_ONLY or _is_there(context, name, command)):
+    if found.order == PRIMARY_ONLY:
         found.pin = None
     elif found.pin is not None:
+        _refuse_half_there(context, name, command)
         found.order = TOGETHER
         found.pin = command
         found.reason = "the rows that are there get the value that the primary gave them"
+    elif _may_refuse_rows(context, definition):
+        found.order = TOGETHER
+        found.reason = "it may refuse rows that come without it"
+    elif _is_filled(definition) and _are_found_by_all(context, name):
+        found.order = TOGETHER
+        found.reason = "rows are found by all of their columns"
     return found
 
 
-def _is_there(context: Context, name: str, command: Any) -> bool:
-    """Whether IF NOT EXISTS makes nothing of it. Where some have the column, the others can't be told what its rows got."""
-    column = command.def_.colname
-    lacking = [each.host for each in context.waiting if column not in each.relations.get(name, {}).get("columns", {})]
-    if command.missing_ok and lacking and len(lacking) < len(context.waiting):
+def _has_column(server: Catalog, name: str, column: str) -> bool:
+    return column in server.relations.get(name, {}).get("columns", {})
+
+
+def _refuse_half_there(context: Context, name: str, command: Any) -> None:
+    """Where some servers have the column already, the others can't be told what its rows got."""
+    lacking = [each.host for each in context.waiting if not _has_column(each, name, command.def_.colname)]
+    if command.missing_ok and len(lacking) < len(context.waiting):
         words = (
             "adds column {0} to {1} where it does not exist, which is on {2} only: run pgml_schema first, or drop it"
         )
-        raise Misplaced(words.format(quoted(column), name, " and ".join(lacking)))
-    return not lacking
+        raise Misplaced(words.format(quoted(command.def_.colname), name, " and ".join(lacking)))
+
+
+def _may_refuse_rows(context: Context, definition: Any) -> bool:
+    """Whether a new column can stop rows that were written without it."""
+    generated = nodes.constraints(definition, "CONSTR_GENERATED")
+    return bool(
+        nodes.constraints(definition, "CONSTR_NOTNULL")
+        and not _is_filled(definition)
+        or nodes.constraints(definition, "CONSTR_CHECK")
+        or generated
+        and generated[0].generated_kind != "v"
+        or _is_domain(context, definition)
+    )
+
+
+def _is_domain(context: Context, definition: Any) -> bool:
+    return context.base.types.get(nodes.type_name(definition.typeName), {}).get("kind") == "d"
 
 
 def _place_by_list(context: Context, name: str, facts: dict[str, Any], column: str, found: Part) -> None:
@@ -144,15 +168,6 @@ def _refuse_inline(definition: Any) -> None:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
     if nodes.type_name(definition.typeName) in nodes.SERIALS:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
-
-
-def _refuses_rows_without(definition: Any) -> bool:
-    """Whether a column can't be on the replicas while the primary writes rows without it, as it does where its table is empty."""
-    if nodes.constraints(definition, "CONSTR_CHECK"):
-        return True
-    return bool(nodes.constraints(definition, "CONSTR_NOTNULL")) and not (
-        _is_filled(definition) or nodes.constraints(definition, "CONSTR_GENERATED")
-    )
 
 
 def _is_filled(definition: Any) -> bool:
@@ -197,7 +212,7 @@ def _judge_default(context: Context, definition: Any, found: Part) -> None:
         raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
     if judged == defaults.STABLE:
         # Also of an empty table, into which rows may come until the primary has the column.
-        if context.base.types.get(type_name, {}).get("kind") == "d":
+        if _is_domain(context, definition):
             raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
         found.pin = definition
 
@@ -208,11 +223,10 @@ def _text(expression: Any) -> str:
 
 def _weigh(context: Context, name: str, definition: Any, found: Part) -> None:
     generated = nodes.constraints(definition, "CONSTR_GENERATED")
-    domain = context.base.types.get(nodes.type_name(definition.typeName), {}).get("kind") == "d"
     volatile = (
         nodes.default(definition) is not None and found.order == PRIMARY_ONLY and _is_volatile(context, definition)
     )
-    if generated and generated[0].generated_kind != "v" or domain or volatile:
+    if generated and generated[0].generated_kind != "v" or _is_domain(context, definition) or volatile:
         found.blocks = REWRITES
         found.consent = "{0}, which rewrites the table while it is locked".format(found.words)
     elif nodes.constraints(definition, "CONSTR_CHECK"):

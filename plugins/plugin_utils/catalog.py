@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Collection, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
@@ -28,20 +28,20 @@ class Catalog:
         self._added: set[tuple[str, str]] = set()
         self.types = {name: dict(each) for name, each in (facts.get("types") or {}).items()}
 
-    def remember(self, statement: Any) -> None:
+    def remember(self, statement: Any, received: Collection[str] = ()) -> None:
         """Take note of a statement that was run here before, in a run that did not come to its end: what it has made counts as
-        made by this change, as it did then."""
+        made by this change, as it did then, except for tables that replicas have *received* since."""
         kind = nodes.kind(statement)
         self._remember_columns(kind, statement)
         if kind in ("RenameStmt", "AlterObjectSchemaStmt") and statement.relation is not None:
             old, new = old_and_new(statement)
             if new and self._made.pop(old, None):
                 self._made[new] = True
-                self.relations.get(new, {})["created"] = True
+                self.relations.get(new, {})["created"] = new not in received
         elif kind in ("CreateStmt", "CreateSeqStmt"):
             name = nodes.relation(statement.relation if kind == "CreateStmt" else statement.sequence)
             self._made[name] = True
-            self.relations.get(name, {})["created"] = True
+            self.relations.get(name, {})["created"] = name not in received
         elif kind in _EFFECTS and kind.startswith("C"):
             made = Catalog(self.host, {})
             made.run(statement)
@@ -202,7 +202,7 @@ def not_null_of(node: Any) -> str | None:
 
 def _alter_table(catalog: Catalog, statement: Any) -> None:
     facts = catalog.relations.get(nodes.relation(statement.relation))
-    if facts is None:
+    if facts is None or facts.get("kind") in ("i", "I"):
         return
     for command in statement.cmds:
         change = _COMMANDS.get(nodes.option(command.subtype))

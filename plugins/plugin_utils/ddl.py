@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 from ansible.errors import AnsibleFilterError
@@ -23,6 +24,9 @@ _PSQL = {
     "\\": "psql's backslash commands can't be used here, only SQL",
     ":": "variables of psql can't be used here: write the value",
 }
+
+_NO_UNICODE = re.compile("[\ud800-\udfff]")
+"""What Ansible puts in the place of bytes that are not UTF-8"""
 
 
 class Statement(NamedTuple):
@@ -128,6 +132,9 @@ def _pieces_of(texts: Iterable[Any]) -> Iterator[_Piece]:
             yield _Piece(repr(text), 1, None, words.format(text))
         elif "\x00" in text:
             yield _Piece("", 1, None, "it holds a null character, which is in no SQL")
+        elif _NO_UNICODE.search(text):
+            line = _line(text, len(_NO_UNICODE.split(text, 1)[0]))
+            yield _Piece("", line, None, "it holds what is not UTF-8: save it as UTF-8")
         else:
             yield from _pieces(str(text).lstrip("\ufeff"))
 

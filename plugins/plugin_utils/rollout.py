@@ -112,11 +112,12 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
     problems: list[str] = []
     misplaced = False
     updated = elsewhere.updated(servers[0], scope)
+    received = {name for server in servers[1:] for name, facts in server.relations.items() if facts.get("distributed")}
     for number, statement in enumerate(statements):
         waiting = [server for server in servers if server.done < statement.number]
         for server in servers:
             if server not in waiting:
-                server.remember(statement.node)
+                server.remember(statement.node, received)
         if not waiting:
             continue
         replicas = [server for server in waiting if server is not servers[0]]
