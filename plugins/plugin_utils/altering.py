@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    adding,
     constraining,
     ddl,
     defaults,
@@ -15,10 +16,8 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     nodes,
     partitioning,
 )
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_FIRST,
-    PRIMARY_ONLY,
     READS,
     REPLICAS_FIRST,
     REWRITES,
@@ -28,14 +27,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
     Part,
 )
 
-_ON_ITS_OWN = (
-    "adds {0} with {1}: write that as a statement of its own, ALTER TABLE .. ADD .., so that it comes in its own time"
-)
 _TEXT = re.compile(r"(?:text|character varying(?:\((\d+)\))?)\Z")
-_VOLATILE = (
-    "gives column {0} {1}, which each server would compute on its own for the rows that are there: add the column without it, "
-    "set it as the default, then fill the column with UPDATE in batches on the primary"
-)
 
 
 def part(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
@@ -56,7 +48,7 @@ def _check_column(context: Context, name: str, facts: dict[str, Any], command: A
         listed = context.listed(name, facts)
         left_out = listed is not None and command.def_.colname not in (context.scope.columns(name) or ())
         for server in [context.base] if left_out else context.waiting:
-            if _has_column(server, name, command.def_.colname):
+            if adding.has_column(server, name, command.def_.colname):
                 words = "adds column {0}, which {1} has already on {2}"
                 raise Misplaced(words.format(quoted(command.def_.colname), name, server.host))
     if subtype in _OF_COLUMNS and facts["columns"] and not command.missing_ok:
@@ -73,174 +65,6 @@ def refuse_cascade(behavior: Any) -> None:
         )
 
 
-def check_types(context: Context, definitions: Iterable[Any]) -> None:
-    """Refuse types that a replica doesn't know."""
-    for definition in definitions:
-        name = nodes.type_name(definition.typeName) if definition.typeName is not None else ""
-        lacking = [each.host for each in context.replicas if name in context.base.types and name not in each.types]
-        if lacking:
-            raise Misplaced("uses type {0}, which is not on {1}: create it there".format(name, " and ".join(lacking)))
-
-
-def _add_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
-    definition = command.def_
-    check_types(context, [definition])
-    words = "adds column {0} to {1}".format(quoted(definition.colname), name)
-    found = Part(REPLICAS_FIRST, words, columns=[definition.colname])
-    _place_by_list(context, name, facts, definition.colname, found)
-    if context.is_apart(facts):
-        return found
-    if command.missing_ok and all(_has_column(each, name, definition.colname) for each in context.waiting):
-        found.words = "does nothing, because {0} has column {1} already".format(name, quoted(definition.colname))
-        return found
-    _refuse_inline(definition)
-    _judge_default(context, definition, found)
-    if not context.is_small(facts):
-        _weigh(context, name, definition, found)
-    if found.order == PRIMARY_ONLY:
-        found.pin = None
-    elif found.pin is not None:
-        _refuse_half_there(context, name, command)
-        found.order = TOGETHER
-        found.pin = command
-        found.reason = "the rows that are there get the value that the primary gave them"
-    elif _may_refuse_rows(context, definition):
-        found.order = TOGETHER
-        found.reason = "it may refuse rows that come without it"
-    elif _is_filled(definition) and _are_found_by_all(context, name):
-        found.order = TOGETHER
-        found.reason = "rows are found by all of their columns"
-    return found
-
-
-def _has_column(server: Catalog, name: str, column: str) -> bool:
-    return column in server.relations.get(name, {}).get("columns", {})
-
-
-def _refuse_half_there(context: Context, name: str, command: Any) -> None:
-    """Where some servers have the column already, the others can't be told what its rows got."""
-    lacking = [each.host for each in context.waiting if not _has_column(each, name, command.def_.colname)]
-    if command.missing_ok and len(lacking) < len(context.waiting):
-        words = (
-            "adds column {0} to {1} where it does not exist, which is on {2} only: run pgml_schema first, or drop it"
-        )
-        raise Misplaced(words.format(quoted(command.def_.colname), name, " and ".join(lacking)))
-
-
-def _may_refuse_rows(context: Context, definition: Any) -> bool:
-    """Whether a new column can stop rows that were written without it."""
-    generated = nodes.constraints(definition, "CONSTR_GENERATED")
-    return bool(
-        nodes.constraints(definition, "CONSTR_NOTNULL")
-        and not _is_filled(definition)
-        or nodes.constraints(definition, "CONSTR_CHECK")
-        or generated
-        and generated[0].generated_kind != "v"
-        or _is_domain(context, definition)
-    )
-
-
-def _is_domain(context: Context, definition: Any) -> bool:
-    return context.base.types.get(nodes.type_name(definition.typeName), {}).get("kind") == "d"
-
-
-def _place_by_list(context: Context, name: str, facts: dict[str, Any], column: str, found: Part) -> None:
-    if context.listed(name, facts) is None:
-        return
-    if column in (context.scope.columns(name) or ()):
-        found.columns = ()
-        found.comes = column
-        found.joins = True
-    else:
-        found.order = PRIMARY_ONLY
-        found.reason = "{0} is distributed by columns, and {1} is not listed".format(name, quoted(column))
-
-
-def _refuse_inline(definition: Any) -> None:
-    for kind, words in (
-        ("CONSTR_UNIQUE", "UNIQUE"),
-        ("CONSTR_PRIMARY", "PRIMARY KEY"),
-        ("CONSTR_FOREIGN", "REFERENCES"),
-    ):
-        if nodes.constraints(definition, kind):
-            raise Misplaced(_ON_ITS_OWN.format("column {0}".format(quoted(definition.colname)), words))
-    if nodes.constraints(definition, "CONSTR_IDENTITY"):
-        raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
-    if nodes.type_name(definition.typeName) in nodes.SERIALS:
-        raise Misplaced(_VOLATILE.format(quoted(definition.colname), "numbers of its own"))
-
-
-def _is_filled(definition: Any) -> bool:
-    """Whether the rows that are there get a value by the definition's default."""
-    expression = nodes.default(definition)
-    return expression is not None and not (nodes.kind(expression) == "A_Const" and expression.isnull)
-
-
-def _are_found_by_all(context: Context, name: str) -> bool:
-    """Whether a replica finds rows by comparing all columns, for want of a key, as with REPLICA IDENTITY FULL. One that it isn't
-    sent has to be NULL there, or the row is passed over without an error."""
-    publish = context.primary.publication.get("publish")
-    sender = context.primary.relations.get(name) or {}
-    # What its partitions have doesn't show at a partitioned table.
-    full = sender.get("identity") == "f" or sender.get("kind") == "p" and not _is_keyed(sender)
-    if not full or publish is not None and not {"update", "delete"} & set(publish):
-        return False
-    there = [each.relations[name] for each in context.replicas if name in each.relations]
-    return any(each.get("identity") != "i" and not _is_keyed(each) for each in there)
-
-
-def _is_keyed(facts: dict[str, Any]) -> bool:
-    return any(each.get("type") == "p" for each in facts["constraints"].values())
-
-
-def _judge_default(context: Context, definition: Any, found: Part) -> None:
-    type_name = nodes.type_name(definition.typeName)
-    expression = nodes.default(definition)
-    if expression is None:
-        if context.base.types.get(type_name, {}).get("has_default") and found.order != PRIMARY_ONLY:
-            words = (
-                "adds column {0} of {1}, whose own default each server would compute for the rows that are there: write a "
-                "DEFAULT"
-            )
-            raise Misplaced(words.format(quoted(definition.colname), type_name))
-        return
-    try:
-        judged = defaults.judge(expression, type_name, context.primary.functions)
-    except defaults.NotJudged as problem:
-        raise Misplaced("adds column {0}, whose default {1}".format(quoted(definition.colname), problem)) from problem
-    if judged == defaults.VOLATILE and found.order != PRIMARY_ONLY:
-        raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
-    if judged == defaults.STABLE:
-        # Also of an empty table, into which rows may come until the primary has the column.
-        if _is_domain(context, definition):
-            raise Misplaced(_VOLATILE.format(quoted(definition.colname), "the default {0}".format(_text(expression))))
-        found.pin = definition
-
-
-def _text(expression: Any) -> str:
-    return ddl.printed(expression)
-
-
-def _weigh(context: Context, name: str, definition: Any, found: Part) -> None:
-    generated = nodes.constraints(definition, "CONSTR_GENERATED")
-    volatile = (
-        nodes.default(definition) is not None and found.order == PRIMARY_ONLY and _is_volatile(context, definition)
-    )
-    if generated and generated[0].generated_kind != "v" or _is_domain(context, definition) or volatile:
-        found.blocks = REWRITES
-        found.consent = "{0}, which rewrites the table while it is locked".format(found.words)
-    elif nodes.constraints(definition, "CONSTR_CHECK"):
-        found.blocks = READS
-        found.consent = (
-            "{0} with a CHECK, which reads the whole table while it is locked: add the column first, then the CHECK NOT VALID, "
-            "then VALIDATE it"
-        ).format(found.words)
-
-
-def _is_volatile(context: Context, definition: Any) -> bool:
-    return any(context.primary.functions.get(name) == "v" for name in nodes.functions(nodes.default(definition)))
-
-
 def _drop_column(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
     column = command.name
     found = Part(PRIMARY_FIRST, "drops column {0} of {1}".format(quoted(column), name), columns=[column])
@@ -254,7 +78,7 @@ def _drop_column(context: Context, name: str, facts: dict[str, Any], command: An
     if listed and column in listed:
         found.goes, found.joins = column, True
     there = [each.relations[name] for each in context.replicas if name in each.relations]
-    if any(rows_are_found_by(each, column) for each in [facts, *there]) or _are_found_by_all(context, name):
+    if any(rows_are_found_by(each, column) for each in [facts, *there]) or context.finds_by_all_columns(name):
         found.order = TOGETHER
         found.consent = "{0}, by which replication finds rows".format(found.words)
     _check_replicas(context, name, listed, command)
@@ -310,7 +134,7 @@ def _after_added(context: Context, facts: dict[str, Any], command: Any) -> str:
 
 def _alter_type(context: Context, name: str, facts: dict[str, Any], command: Any) -> Part:
     definition = command.def_
-    check_types(context, [definition])
+    adding.check_types(context, [definition])
     words = "changes the type of column {0} of {1} to {2}".format(
         quoted(command.name), name, ddl.printed(definition.typeName).replace("pg_catalog.", "")
     )
@@ -345,7 +169,7 @@ def _judge_expression(
             return
     except defaults.NotJudged as problem:
         why = str(problem)
-    raise Misplaced(words.format(quoted(command.name), _text(expression), why))
+    raise Misplaced(words.format(quoted(command.name), ddl.printed(expression), why))
 
 
 def _takes_only_more(old: Any, definition: Any) -> bool:
@@ -401,7 +225,7 @@ _OF_COLUMNS = (
 )
 
 _PARTS: dict[str, Callable[[Context, str, dict[str, Any], Any], Part]] = {
-    "AT_AddColumn": _add_column,
+    "AT_AddColumn": adding.add_column,
     "AT_DropColumn": _drop_column,
     "AT_ColumnDefault": _column_default,
     "AT_DropNotNull": _neutral("lets column {0} of {1} be NULL"),

@@ -10,7 +10,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
 )
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
-    altering,
+    adding,
     catalog,
     constraining,
     nodes,
@@ -32,7 +32,7 @@ def create_table(context: Context) -> tuple[str | None, list[Part]]:
     if problems:
         raise Misplaced("\n".join("creates {0}, {1}".format(name, words) for words in problems))
     definitions = [each for each in node.tableElts or () if nodes.kind(each) == "ColumnDef"]
-    altering.check_types(context, definitions)
+    adding.check_types(context, definitions)
     parents = [nodes.relation(each) for each in node.inhRelations or ()]
     words = "creates table {0}".format(name) + (" as partition of {0}".format(parents[0]) if parents else "")
     part = Part(REPLICAS_FIRST, words, joins=True)

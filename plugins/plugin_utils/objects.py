@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
+    adding,
     altering,
     names,
     nodes,
@@ -94,10 +95,10 @@ def create_type(context: Context) -> list[Part]:
     node = context.node
     if nodes.kind(node) == "CompositeTypeStmt":
         name = nodes.relation(node.typevar)
-        altering.check_types(context, node.coldeflist or ())
+        adding.check_types(context, node.coldeflist or ())
     elif nodes.kind(node) == "CreateDomainStmt":
         name = nodes.of_strings(node.domainname)
-        altering.check_types(context, [node])
+        adding.check_types(context, [node])
     else:
         name = nodes.of_strings(node.typeName)
     for held in (context.base, *context.replicas):

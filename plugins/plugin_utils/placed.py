@@ -151,3 +151,19 @@ class Context:
     def is_apart(self, facts: Mapping[str, Any]) -> bool:
         """Whether no row of a table can be on its way yet: it is made by this change, and no partition of another."""
         return bool(facts.get("created")) and not facts.get("parent")
+
+    def finds_by_all_columns(self, name: str) -> bool:
+        """Whether a replica finds rows of a table by comparing all columns, for want of a key, as with REPLICA IDENTITY FULL. One
+        that it isn't sent has to be NULL there, or the row is passed over without an error."""
+        publish = self.primary.publication.get("publish")
+        sender = self.primary.relations.get(name) or {}
+        # What its partitions have doesn't show at a partitioned table.
+        full = sender.get("identity") == "f" or sender.get("kind") == "p" and not _is_keyed(sender)
+        if not full or publish is not None and not {"update", "delete"} & set(publish):
+            return False
+        there = [each.relations[name] for each in self.replicas if name in each.relations]
+        return any(each.get("identity") != "i" and not _is_keyed(each) for each in there)
+
+
+def _is_keyed(facts: Mapping[str, Any]) -> bool:
+    return any(each.get("type") == "p" for each in facts["constraints"].values())
