@@ -117,15 +117,24 @@ def _what_it_refers_to(context: Context, name: str) -> Iterator[str]:
         if nodes.kind(element) == "TableLikeClause":
             model = nodes.relation(element.relation)
             lacking = [each.host for each in context.replicas if model not in each.relations]
+            partial = [each.host for each in context.replicas if _columns(context.base, model) - _columns(each, model)]
             if model not in context.base.relations:
                 yield "like {0}, which does not exist on {1}".format(model, context.base.host)
             elif lacking:
                 yield "like {0}, which is not on {1}: write the columns out".format(model, " and ".join(lacking))
+            elif partial:
+                yield "like {0}, of which not all columns are on {1}: write them out".format(
+                    model, " and ".join(partial)
+                )
             continue
         held = element.constraints if nodes.kind(element) == "ColumnDef" else [element]
         for constraint in held or ():
             if nodes.kind(constraint) == "Constraint" and nodes.option(constraint.contype) == "CONSTR_FOREIGN":
                 yield from _foreign_key(context, name, constraint)
+
+
+def _columns(server: catalog.Catalog, table: str) -> set[str]:
+    return set(server.relations.get(table, {}).get("columns") or ())
 
 
 def _foreign_key(context: Context, name: str, constraint: Any) -> Iterator[str]:

@@ -244,7 +244,8 @@ def _rename_column(context: Context, name: str, facts: dict[str, Any]) -> Part:
             )
             raise Misplaced("{0}, but {1} {2} on {3}".format(words, name, why, server.host))
     listed = context.scope.columns(name)
-    if listed and old in listed:
+    where = ddl.parsed_if_it_can_be("SELECT {0}".format(context.scope.where(name) or "true"))
+    if listed and old in listed or old in nodes.columns(where):
         raise Misplaced("{0}, but pgml_distributions lists the old name: write the new one there".format(words))
     if published and old in published and new not in (listed or (new,)):
         raise Misplaced("{0}, but pgml_distributions doesn't list the new name: write it there".format(words))

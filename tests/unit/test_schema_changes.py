@@ -649,6 +649,12 @@ def test_a_table_that_is_distributed_by_columns(sql, order, primary):
     assert made["joins"] is (primary is not None)
 
 
+def test_a_table_is_not_made_like_one_that_replicas_have_in_part():
+    part = {"ml-1": server(), "ml-2": server(change={"public.users": table("name", "age")})}
+    message = refusal("CREATE TABLE new (LIKE users INCLUDING ALL)", replicas=part)
+    assert "creates public.new, like public.users, of which not all columns are on ml-2: write them out" in message
+
+
 def test_a_column_leaves_the_list_before_it_is_dropped():
     listed = server(change={"public.users": table(listed=["id", "name", "age"])})
     sides = {"primary": listed, "replicas": {"ml-1": server()}, "listed": LISTED}
@@ -661,6 +667,8 @@ def test_a_column_leaves_the_list_before_it_is_dropped():
     assert "still lists: take it out there" in refusal("ALTER TABLE users DROP name", **sides)
     assert "lists the old name" in refusal("ALTER TABLE users RENAME name TO b", allow=True, **sides)
     assert "doesn't list the new name" in refusal("ALTER TABLE users RENAME age TO b", allow=True, **sides)
+    by_age = {"name": "shop", "tables": [{"name": "users", "where": "age > 5"}]}
+    assert "lists the old name" in refusal("ALTER TABLE users RENAME age TO b", allow=True, listed=by_age)
     mixed = "ALTER TABLE users ALTER name SET DEFAULT 1, ADD x int"
     assert "mixes what the replicas hold with what they don't" in refusal(mixed, **sides)
 
