@@ -30,7 +30,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed impo
     Placed,
 )
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.replica_text import (
-    again,
+    afterwards,
     locking,
     pinned,
     republished,
@@ -104,8 +104,8 @@ def _merged(context: Context, table: str | None, parts: list[Part]) -> Placed:
     placed.alone = placed.alone or bool(placed.before) or any(part.alone for part in parts)
     if order == TOGETHER:
         placed.replica, placed.pins = pinned(context, table, parts)
-    elif order == PRIMARY_FIRST and context.base is not context.primary:
-        placed.replica = again(context)
+    elif order == PRIMARY_FIRST:
+        placed.replica = afterwards(context)
     placed.primary = locking(parts) + republished(context, table, parts)
     return placed
 

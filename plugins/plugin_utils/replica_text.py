@@ -34,22 +34,21 @@ def pinned(context: Context, table: str | None, parts: Sequence[Part]) -> tuple[
     return ddl.printed(tree), pins
 
 
-def again(context: Context) -> str:
-    """What replicas run of what the primary has done before, where distribute.yml may have brought it to them since."""
+def afterwards(context: Context) -> str:
+    """What replicas run of what the primary runs first. Which schemas and extensions they have is not known; and what the
+    primary has done in an earlier run, distribute.yml may have brought to them since."""
     node = context.node
-    kind = nodes.kind(node)
-    if kind not in ("IndexStmt", "AlterTableStmt"):
-        return context.statement.text
     tree = ddl.parsed(context.statement.text)
-    table = nodes.relation(node.relation)
-    if kind == "IndexStmt":
-        name = ddl.beside(table, node.idxname or "")
+    if nodes.kind(node) == "DropStmt":
+        tree.missing_ok = tree.missing_ok or nodes.option(node.removeType) in ("OBJECT_SCHEMA", "OBJECT_EXTENSION")
+    elif context.base is not context.primary and nodes.kind(node) == "IndexStmt":
+        name = ddl.beside(nodes.relation(node.relation), node.idxname or "")
         tree.if_not_exists = tree.if_not_exists or any(name in each.relations for each in context.replicas)
-    else:
+    elif context.base is not context.primary and nodes.kind(node) == "AlterTableStmt":
+        table = nodes.relation(node.relation)
         held = {name for each in context.replicas for name in each.relations.get(table, {}).get("constraints", {})}
         added = [each.def_.conname for each in tree.cmds if nodes.option(each.subtype) == "AT_AddConstraint"]
-        drops = [ddl.constraint_drop(name) for name in added if name in held]
-        tree.cmds = (*drops, *tree.cmds)
+        tree.cmds = (*(ddl.constraint_drop(name) for name in added if name in held), *tree.cmds)
     return context.statement.text if tree == node else ddl.printed(tree)
 
 

@@ -473,6 +473,18 @@ def test_an_index_that_is_built_or_dropped_concurrently_is_named_for_a_rerun():
     ]
 
 
+def test_a_replica_need_not_have_what_nobody_needs_any_more():
+    """Which schemas and extensions it has isn't asked; a table is known to be there."""
+    made = plan("DROP SCHEMA s; DROP EXTENSION citext; DROP TABLE loose", listed={**SHOP, "tables": ["public.users"]})
+    (phase,) = made["phases"]
+    assert [run["sql"] for run in phase["primary"]] == ["DROP SCHEMA s", "DROP EXTENSION citext", "DROP TABLE loose"]
+    assert [run["sql"] for run in phase["replicas"]] == [
+        "DROP SCHEMA IF EXISTS s",
+        "DROP EXTENSION IF EXISTS citext",
+        "DROP TABLE loose",
+    ]
+
+
 def test_a_default_of_the_moment_is_pinned_on_the_replicas():
     made = plan('ALTER TABLE "stock"."Bin Ü" ADD "It\'s\\n" timestamptz NOT NULL DEFAULT now(), ADD b int DEFAULT 1')
     (phase,) = made["phases"]
