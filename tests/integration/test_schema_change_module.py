@@ -630,6 +630,8 @@ def test_two_replicas_come_to_the_gate_each_in_its_time(shop: Pair) -> None:
             shop.target.ok(MODULE, **replica(shop, RENAME, together=True))
             wait_for(lambda: at_the_gate(second))
             assert not at_the_gate(shop)
+            message = second.target.refused(MODULE, **replica(second, caught_up_within=1))
+            assert "stands at the gate of a schema change that has stopped: run that to its end" in message
             # The gate can't be taken away under the one that stands there.
             assert "still stands at the gate" in second.target.refused(
                 MODULE, **replica(second, state="finished", timeout=0)

@@ -315,6 +315,17 @@ def _stands_at(session: Session, subscriber: Subscriber, change: str, statement:
     )
 
 
+def is_waited_at(session: Session, subscriber: Subscriber) -> bool:
+    """Whether the subscription's worker stands at a row of the gate, of whatever change."""
+    return of_subscription(session, subscriber.publications) is not None and bool(
+        session.value(
+            "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_subscription AS w ON w.pid = l.pid"
+            " WHERE w.subid = %s AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 2",
+            [subscriber.oid],
+        )
+    )
+
+
 def wait_until_passed(session: Session, subscriber: Subscriber, gate: Gate, end: float) -> None:
     """Return when the worker has left the gate behind: a row that came later would find no table."""
     behind = compose(

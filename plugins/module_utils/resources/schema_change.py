@@ -159,7 +159,15 @@ def _refuse_what_cant_follow(task: Task, session: Session, subscriber: Subscribe
         raise Refused("source is needed for caught_up_within: it says what is to be caught up with.")
     change_settings.refuse_foreign(session, params["settings"])
     source = Endpoint.from_source(params["source"])
-    change_following.refuse_stopped(session, source, subscriber, params["caught_up_within"])
+    try:
+        change_following.refuse_stopped(session, source, subscriber, params["caught_up_within"])
+    except TimedOut as error:
+        if not change_gate.is_waited_at(session, subscriber):
+            raise
+        raise TimedOut(
+            "{0} Its worker stands at the gate of a schema change that has stopped: run that to its end, for it can't be given "
+            "up any more.".format(error)
+        ) from None
 
 
 def _part_of_replica(task: Task, session: Session, subscriber: Subscriber) -> Part:
