@@ -36,7 +36,7 @@ def of_columns(sides: Sides) -> Iterable[Difference]:
         more.remove(former)
         yield _renamed(sides, name, former)
     for name in lacking:
-        yield _missing(sides, name, sides.columns[name])
+        yield from _missing(sides, name, sides.columns[name])
     for name in more:
         yield _of_the_target(sides, name, sides.others[name])
     for name, column in sides.columns.items():
@@ -69,15 +69,17 @@ def _renamed(sides: Sides, name: str, other: str) -> Difference:
     )
 
 
-def _missing(sides: Sides, name: str, column: Column) -> Difference:
+def _missing(sides: Sides, name: str, column: Column) -> Iterable[Difference]:
+    """Rows that are on their way without the column get what it was added with, so that a default that was set since is another
+    difference, unless nobody knows what that was."""
     first = _as_added(sides, name, column)
-    steps = [
-        (COLUMN, sides.alter("ADD COLUMN IF NOT EXISTS {name} {column}", name=identifier(name), column=raw(str(first))))
-    ]
-    if column.default != first.default:
+    add = sides.alter("ADD COLUMN IF NOT EXISTS {name} {column}", name=identifier(name), column=raw(str(first)))
+    steps = [(COLUMN, add)]
+    later = column.default != first.default
+    if later and name not in sides.missing:
         steps.append((COLUMN, _set_default(sides, name, column)))
     doubtful = _is_doubtful(sides, name, column)
-    return sides.found(
+    yield sides.found(
         HARMLESS if column.generated else APPLY,
         "column",
         name,
@@ -89,6 +91,8 @@ def _missing(sides: Sides, name: str, column: Column) -> Difference:
         unfit=not column.generated,
         doubtful=doubtful,
     )
+    if later and name in sides.missing:
+        yield _other_default(sides, name, column, first)
 
 
 _DOUBT = ", and what rows got that were there is not known, so compare them afterwards"
@@ -110,7 +114,7 @@ def _as_added(sides: Sides, name: str, column: Column) -> Column:
     return column if column.not_null else column._replace(default=None)
 
 
-_CONSTANT = re.compile(r"(?:'((?:[^'\\]|'')*)'(?:::[^']+)?|(-?[0-9.]+))\Z")
+_CONSTANT = re.compile(r"(?:'((?:[^']|'')*)'(?:::[^']+)?|(-?[0-9.]+))\Z")
 
 
 def _constant(default: str | None) -> str | None:
@@ -178,16 +182,20 @@ def _column(sides: Sides, name: str, source: Column, target: Column) -> Iterable
     if source.identity != target.identity and not sides.source.is_partition and not sides.target.is_partition:
         yield _column_identity(sides, name, source, target)
     elif not retyped and not _same_default(sides, source, target):
-        yield sides.found(
-            HARMLESS,
-            "column",
-            name,
-            (_clause("DEFAULT", source.default), _clause("DEFAULT", target.default)),
-            "has another default on the target",
-            steps=((TIGHTEN if source.default is not None else LOOSEN, _set_default(sides, name, source)),),
-            mended_by=ALTER,
-            remedy="Set the default of column {0} of {1}".format(quoted(name), sides.table.label),
-        )
+        yield _other_default(sides, name, source, target)
+
+
+def _other_default(sides: Sides, name: str, source: Column, target: Column) -> Difference:
+    return sides.found(
+        HARMLESS,
+        "column",
+        name,
+        (_clause("DEFAULT", source.default), _clause("DEFAULT", target.default)),
+        "has another default on the target",
+        steps=((TIGHTEN if source.default is not None else LOOSEN, _set_default(sides, name, source)),),
+        mended_by=ALTER,
+        remedy="Set the default of column {0} of {1}".format(quoted(name), sides.table.label),
+    )
 
 
 def _same_default(sides: Sides, source: Column, target: Column) -> bool:

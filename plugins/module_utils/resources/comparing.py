@@ -163,7 +163,7 @@ def _both(read: Callable[[Session], Side], source: Session, session: Session | N
 
 _SPELLING = (
     "SET timezone = 'UTC'; SET IntervalStyle = postgres; SET bytea_output = hex; SET extra_float_digits = 1;"
-    " SET quote_all_identifiers = off"
+    " SET quote_all_identifiers = off; SET standard_conforming_strings = on"
 )
 """What the server's texts of definitions depend on, and databases and roles may have each their own way."""
 
