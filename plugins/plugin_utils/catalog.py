@@ -135,8 +135,9 @@ LIKE_INDEXES = 64
 
 
 def _add_inline(facts: dict[str, Any], definition: Any) -> None:
-    for each in definition.constraints or ():
-        if nodes.option(each.contype) == "CONSTR_PRIMARY":
+    kinds = [nodes.option(each.contype) for each in definition.constraints or ()]
+    for kind, following in zip(kinds, [*kinds[1:], ""]):
+        if kind == "CONSTR_PRIMARY" and following not in ("CONSTR_ATTR_DEFERRABLE", "CONSTR_ATTR_DEFERRED"):
             facts["key"] = [definition.colname]
 
 
@@ -154,6 +155,7 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         "type": letter,
         "columns": columns,
         "valid": not node.skip_validation,
+        "deferrable": bool(node.deferrable),
         "not_null_of": not_null_of(node),
         "raw": node.raw_expr,
     }
@@ -168,7 +170,7 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         if node.indexname and facts.get("identity_index") == node.indexname:
             facts["identity_index"] = made_as
     if letter == "p":
-        facts["key"] = made["columns"] or ["?"]
+        facts["key"] = [] if node.deferrable else made["columns"] or ["?"]
         for name in made["columns"]:
             facts["columns"].get(name, {})["not_null"] = True
 
@@ -249,11 +251,12 @@ def _indexes(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def finds_rows(facts: Mapping[str, Any]) -> bool:
-    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published."""
+    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published. A primary key
+    that is DEFERRABLE is none."""
     identity = facts.get("identity", "d")
     if identity == "i":
         return facts.get("identity_index") in (facts.get("indexes") or {})
-    keys = [each for each in facts["constraints"].values() if each.get("type") == "p"]
+    keys = [each for each in facts["constraints"].values() if each.get("type") == "p" and not each.get("deferrable")]
     return bool(identity == "f" or identity == "d" and keys)
 
 

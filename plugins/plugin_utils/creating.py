@@ -56,8 +56,8 @@ def _problems(context: Context, name: str) -> Iterator[str]:
     yield from _what_it_refers_to(context, name)
     if not _finds_rows(context, name):
         yield (
-            "which has no primary key, so that UPDATE and DELETE would fail on the primary once it is published: give it one, or "
-            "set its REPLICA IDENTITY in a later statement"
+            "which has no primary key, or a DEFERRABLE one, so that UPDATE and DELETE would fail on the primary once it is "
+            "published: give it one, or set its REPLICA IDENTITY in a later statement"
         )
 
 
@@ -155,7 +155,7 @@ def _gives_a_key(context: Context, node: Any, name: str) -> bool:
     for command in node.cmds:
         subtype = nodes.option(command.subtype)
         if subtype == "AT_AddConstraint" and on_it and nodes.option(command.def_.contype) == "CONSTR_PRIMARY":
-            return True
+            return not command.def_.deferrable
         if subtype == "AT_ReplicaIdentity" and on_it and command.def_.identity_type in ("f", "i"):
             return True
         if subtype == "AT_AttachPartition" and nodes.relation(command.def_.name) == name:

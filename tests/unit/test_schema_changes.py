@@ -164,6 +164,7 @@ def refusal(sql: Any, **more: Any) -> str:
         ("CREATE TABLE new (id int PRIMARY KEY, m mood, d timestamptz DEFAULT now(), s serial)", A),
         ("CREATE TABLE stock.new (id int, PRIMARY KEY (id))", A),
         ("CREATE TABLE new (LIKE users INCLUDING ALL)", A),
+        ("CREATE TABLE new (id int PRIMARY KEY REFERENCES users DEFERRABLE)", A),
         ("CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2)", A),
         ("CREATE TABLE IF NOT EXISTS users (id int)", A),
         ("DROP TABLE loose", R),
@@ -312,6 +313,9 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("CREATE TABLE users (id int PRIMARY KEY)", "which exists already on prod-db"),
         ("CREATE TABLE new (id int)", "which has no primary key"),
         ("CREATE TABLE new (LIKE users)", "which has no primary key"),
+        ("CREATE TABLE new (id int PRIMARY KEY DEFERRABLE)", "a DEFERRABLE one"),
+        ("CREATE TABLE new (id int, PRIMARY KEY (id) INITIALLY DEFERRED)", "a DEFERRABLE one"),
+        ("CREATE TABLE new (id int); ALTER TABLE new ADD PRIMARY KEY (id) DEFERRABLE", "a DEFERRABLE one"),
         ("CREATE TEMP TABLE new (id int PRIMARY KEY)", "which is temporary"),
         ("CREATE UNLOGGED TABLE new (id int PRIMARY KEY)", "which is UNLOGGED"),
         ("CREATE TABLE new (id int PRIMARY KEY) INHERITS (users)", "which inherits from another"),
@@ -784,6 +788,10 @@ def test_an_index_that_finds_rows_is_not_dropped_lightly():
         ("ALTER TABLE users DROP CONSTRAINT pk", "ALTER TABLE users ADD PRIMARY KEY (name)"),
         ("ALTER TABLE users DROP id", "ALTER TABLE users REPLICA IDENTITY FULL"),
         ("ALTER TABLE loose DROP id; ALTER TABLE loose RENAME TO new", "ALTER TABLE new ADD PRIMARY KEY (name)"),
+        (
+            "ALTER TABLE users DROP CONSTRAINT pk, ADD PRIMARY KEY (name) DEFERRABLE",
+            "ALTER TABLE users REPLICA IDENTITY FULL",
+        ),
         ("ALTER TABLE users DROP CONSTRAINT pk", "CREATE UNIQUE INDEX CONCURRENTLY i ON users (name);"
          "ALTER TABLE users ADD CONSTRAINT j UNIQUE USING INDEX i; ALTER TABLE users REPLICA IDENTITY USING INDEX j"),
     ],
