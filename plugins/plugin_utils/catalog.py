@@ -86,7 +86,7 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
     facts["partitioned_by"] = _divided(statement.partspec)
     if parent in catalog.relations:
         inherited = _own_copy(catalog.relations[parent])
-        facts.update({key: inherited[key] for key in ("columns", "key", "constraints")})
+        facts.update({key: inherited[key] for key in ("columns", "constraints")}, key=key_of_partitions(inherited))
     for element in statement.tableElts or ():
         if nodes.kind(element) == "ColumnDef":
             facts["columns"][element.colname] = column(element.colname, element)
@@ -256,8 +256,20 @@ def finds_rows(facts: Mapping[str, Any]) -> bool:
     identity = facts.get("identity", "d")
     if identity == "i":
         return facts.get("identity_index") in (facts.get("indexes") or {})
-    keys = [each for each in facts["constraints"].values() if each.get("type") == "p" and not each.get("deferrable")]
-    return bool(identity == "f" or identity == "d" and keys)
+    return bool(identity == "f" or identity == "d" and _primary_keys(facts))
+
+
+def _primary_keys(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The primary key, if there is one by which rows can be found."""
+    return [each for each in facts["constraints"].values() if each.get("type") == "p" and not each.get("deferrable")]
+
+
+def key_of_partitions(facts: Mapping[str, Any]) -> list[str]:
+    """What rows of a table's new partitions are found by: they inherit its primary key, and no other replica identity."""
+    if facts.get("identity", "d") == "d":
+        return list(facts["key"])
+    keys = _primary_keys(facts)
+    return list(keys[0].get("columns") or ["?"]) if keys else []
 
 
 def _replica_identity(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
@@ -274,7 +286,7 @@ def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     part = catalog.relations.get(nodes.relation(command.def_.name))
     if part is not None:
         part["parent"] = _name_of(catalog, facts)
-        part["key"] = part["key"] or list(facts["key"])
+        part["key"] = part["key"] or key_of_partitions(facts)
         if command.def_.bound.is_default:
             facts["default"] = {"name": nodes.relation(command.def_.name), "empty": part.get("empty")}
 

@@ -159,5 +159,6 @@ def _gives_a_key(context: Context, node: Any, name: str) -> bool:
         if subtype == "AT_ReplicaIdentity" and on_it and command.def_.identity_type in ("f", "i"):
             return True
         if subtype == "AT_AttachPartition" and nodes.relation(command.def_.name) == name:
-            return bool(context.base.relations.get(nodes.relation(node.relation), {}).get("key"))
+            root = context.base.relations.get(nodes.relation(node.relation))
+            return bool(root and catalog.key_of_partitions(root))
     return False

@@ -635,6 +635,20 @@ def test_a_table_that_is_distributed_by_columns(sql, order, primary):
     assert made["joins"] is (primary is not None)
 
 
+def test_partitions_inherit_no_replica_identity_but_a_primary_key():
+    full = server(change={"public.parts": table(kind="p", identity="f", constraints={}, key=["id", "name"])})
+    sides = {"primary": full, "replicas": {"ml-1": full}}
+    create = "CREATE TABLE x PARTITION OF parts FOR VALUES IN (9)"
+    attach = "CREATE TABLE x (LIKE parts); ALTER TABLE parts ATTACH PARTITION x FOR VALUES IN (9)"
+    for sql in (create, attach):
+        assert "creates public.x, which has no primary key" in refusal(sql, **sides)
+        assert plan(f"{sql}; ALTER TABLE x REPLICA IDENTITY FULL", **sides)
+    (phase,) = plan(f"{create}; ALTER TABLE x REPLICA IDENTITY FULL", **sides)["phases"]
+    assert phase["order"] == A
+    keyed = server(change={"public.parts": table(kind="p", identity="f")})
+    assert orders(create, primary=keyed, replicas={"ml-1": keyed}) == [A]
+
+
 def test_a_table_is_not_made_like_one_that_replicas_have_in_part():
     part = {"ml-1": server(), "ml-2": server(change={"public.users": table("name", "age")})}
     message = refusal("CREATE TABLE new (LIKE users INCLUDING ALL)", replicas=part)
