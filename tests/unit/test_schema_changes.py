@@ -1216,7 +1216,7 @@ Step 5, on the primary only
                                                              |  5 ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs
                                                              |    NOT VALID;
 
-5 statements, 5 steps; writes to public.users wait while statement 4 rewrites it.
+5 statements, 5 steps; reads and writes of public.users wait while statement 4 rewrites it.
 """
 
 
@@ -1230,6 +1230,24 @@ def test_the_plan_is_one_that_a_person_would_approve():
         allow=True,
     )
     assert "\n".join(made["lines"]) + "\n" == VIEW.replace("CHANGE", made["change"])
+    text = "\n".join(plan("CREATE TABLE new (id int PRIMARY KEY)", allow=True)["lines"])
+    assert "\n\nThen tables that came are published, their rows copied and waited for" in text
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("CREATE INDEX i ON users (age)", "writes to public.users wait while statement 1 builds"),
+        ("ALTER TABLE users ADD UNIQUE (age)", "reads and writes of public.users wait while statement 1 builds"),
+        (
+            "ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES orders",
+            "writes to public.users wait while statement 1 reads",
+        ),
+        ("ALTER TABLE users ALTER age SET NOT NULL", "reads and writes of public.users wait while statement 1 reads"),
+    ],
+)
+def test_the_plan_says_who_waits(sql, words):
+    assert f"; {words}" in plan(sql, allow=True)["lines"][-1]
 
 
 class Told(str):
