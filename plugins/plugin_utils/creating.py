@@ -67,7 +67,7 @@ def _whether_it_is_there(context: Context, name: str) -> Iterator[str]:
         yield "which exists already on {0}".format(context.base.host)
     for replica in context.replicas:
         there = replica.relations.get(name)
-        if there is not None and held is None and not context.node.if_not_exists:
+        if there is not None and held is None and not (context.node.if_not_exists and there.get("empty")):
             yield "which exists already on {0}".format(replica.host)
 
 

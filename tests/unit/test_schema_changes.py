@@ -649,6 +649,25 @@ def test_partitions_inherit_no_replica_identity_but_a_primary_key():
     assert orders(create, primary=keyed, replicas={"ml-1": keyed}) == [A]
 
 
+def test_what_only_replicas_have_is_told_and_kept():
+    sides = {"primary": server(without=["public.loose", "public.empty", "public.users_name"])}
+    message = refusal("DROP TABLE IF EXISTS loose", **sides)
+    assert (
+        "drops table public.loose, which prod-db does not have, and ml-1 has rows of its own in: drop it there"
+        in message
+    )
+    for sql, name in (
+        ("DROP TABLE IF EXISTS empty", "public.empty"),
+        ("DROP INDEX IF EXISTS users_name", "public.users_name"),
+        ("ALTER TABLE IF EXISTS loose ADD a int", "public.loose"),
+    ):
+        (phase,) = plan(sql, **sides)["phases"]
+        assert (phase["order"], phase["why"]) == (A, f"is about {name}, which only ml-1 and ml-2 have")
+    sides["listed"] = {"name": "shop"}
+    assert "exists already on ml-1" in refusal("CREATE TABLE IF NOT EXISTS loose (id int PRIMARY KEY)", **sides)
+    assert orders("CREATE TABLE IF NOT EXISTS empty (id int PRIMARY KEY)", **sides) == [A]
+
+
 def test_a_table_is_not_made_like_one_that_replicas_have_in_part():
     part = {"ml-1": server(), "ml-2": server(change={"public.users": table("name", "age")})}
     message = refusal("CREATE TABLE new (LIKE users INCLUDING ALL)", replicas=part)
