@@ -208,7 +208,9 @@ def _replica_identity(context: Context, name: str, facts: dict[str, Any], comman
         raise Misplaced(
             "takes the replica identity of {0} away, so that UPDATE and DELETE would fail on the primary".format(name)
         )
-    return Part(TOGETHER, words, consent="{0}, by which replication finds rows".format(words))
+    # A new partition had better never be without one.
+    order = REPLICAS_FIRST if facts.get("created") else TOGETHER
+    return Part(order, words, consent="{0}, by which replication finds rows".format(words))
 
 
 _OF_COLUMNS = (

@@ -104,7 +104,7 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
     facts["partitioned_by"] = _divided(statement.partspec)
     if parent in catalog.relations:
         inherited = _own_copy(catalog.relations[parent])
-        facts.update({key: inherited[key] for key in ("columns", "key", "constraints")})
+        facts.update({key: inherited[key] for key in ("columns", "constraints")}, key=key_of_partitions(inherited))
     for element in statement.tableElts or ():
         if nodes.kind(element) == "ColumnDef":
             facts["columns"][element.colname] = column(element.colname, element)
@@ -153,8 +153,9 @@ LIKE_INDEXES = 64
 
 
 def _add_inline(facts: dict[str, Any], definition: Any) -> None:
-    for each in definition.constraints or ():
-        if nodes.option(each.contype) == "CONSTR_PRIMARY":
+    kinds = [nodes.option(each.contype) for each in definition.constraints or ()]
+    for kind, following in zip(kinds, [*kinds[1:], ""]):
+        if kind == "CONSTR_PRIMARY" and following not in ("CONSTR_ATTR_DEFERRABLE", "CONSTR_ATTR_DEFERRED"):
             facts["key"] = [definition.colname]
 
 
@@ -172,6 +173,7 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         "type": letter,
         "columns": columns,
         "valid": not node.skip_validation,
+        "deferrable": bool(node.deferrable),
         "not_null_of": not_null_of(node),
         "raw": node.raw_expr,
     }
@@ -186,7 +188,7 @@ def _add_constraint(catalog: Catalog, facts: dict[str, Any], node: Any) -> None:
         if node.indexname and facts.get("identity_index") == node.indexname:
             facts["identity_index"] = made_as
     if letter == "p":
-        facts["key"] = made["columns"] or ["?"]
+        facts["key"] = [] if node.deferrable else made["columns"] or ["?"]
         for name in made["columns"]:
             facts["columns"].get(name, {})["not_null"] = True
 
@@ -267,12 +269,25 @@ def _indexes(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def finds_rows(facts: Mapping[str, Any]) -> bool:
-    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published."""
+    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published. A primary key
+    that is DEFERRABLE is none."""
     identity = facts.get("identity", "d")
     if identity == "i":
         return facts.get("identity_index") in (facts.get("indexes") or {})
-    keys = [each for each in facts["constraints"].values() if each.get("type") == "p"]
-    return bool(identity == "f" or identity == "d" and keys)
+    return bool(identity == "f" or identity == "d" and _primary_keys(facts))
+
+
+def _primary_keys(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The primary key, if there is one by which rows can be found."""
+    return [each for each in facts["constraints"].values() if each.get("type") == "p" and not each.get("deferrable")]
+
+
+def key_of_partitions(facts: Mapping[str, Any]) -> list[str]:
+    """What rows of a table's new partitions are found by: they inherit its primary key, and no other replica identity."""
+    if facts.get("identity", "d") == "d":
+        return list(facts["key"])
+    keys = _primary_keys(facts)
+    return list(keys[0].get("columns") or ["?"]) if keys else []
 
 
 def identity_columns(facts: Mapping[str, Any]) -> set[str] | None:
@@ -304,7 +319,7 @@ def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     part = catalog.relations.get(nodes.relation(command.def_.name))
     if part is not None:
         part["parent"] = _name_of(catalog, facts)
-        part["key"] = part["key"] or list(facts["key"])
+        part["key"] = part["key"] or key_of_partitions(facts)
         if command.def_.bound.is_default:
             facts["default"] = {"name": nodes.relation(command.def_.name), "empty": part.get("empty")}
 

@@ -61,8 +61,8 @@ def _problems(context: Context, name: str) -> Iterator[str]:
     yield from _what_it_refers_to(context, name)
     if not _finds_rows(context, name):
         yield (
-            "which has no primary key, so that UPDATE and DELETE would fail on the primary once it is published: give it one, or "
-            "set its REPLICA IDENTITY in a later statement"
+            "which has no primary key, or a DEFERRABLE one, so that UPDATE and DELETE would fail on the primary once it is "
+            "published: give it one, or set its REPLICA IDENTITY in a later statement"
         )
 
 
@@ -72,7 +72,7 @@ def _whether_it_is_there(context: Context, name: str) -> Iterator[str]:
         yield "which exists already on {0}".format(context.base.host)
     for replica in context.replicas:
         there = replica.relations.get(name)
-        if there is not None and held is None and not context.node.if_not_exists:
+        if there is not None and held is None and not (context.node.if_not_exists and there.get("empty")):
             yield "which exists already on {0}".format(replica.host)
 
 
@@ -172,9 +172,10 @@ def _gives_a_key(context: Context, node: Any, name: str) -> bool:
     for command in node.cmds:
         subtype = nodes.option(command.subtype)
         if subtype == "AT_AddConstraint" and on_it and nodes.option(command.def_.contype) == "CONSTR_PRIMARY":
-            return True
+            return not command.def_.deferrable
         if subtype == "AT_ReplicaIdentity" and on_it and command.def_.identity_type in ("f", "i"):
             return True
         if subtype == "AT_AttachPartition" and nodes.relation(command.def_.name) == name:
-            return bool(context.base.relations.get(nodes.relation(node.relation), {}).get("key"))
+            root = context.base.relations.get(nodes.relation(node.relation))
+            return bool(root and catalog.key_of_partitions(root))
     return False

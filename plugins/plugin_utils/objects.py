@@ -259,7 +259,7 @@ def _kept_where_it_is(context: Context, name: str, part: Part, what: str, missin
     facts = context.base.relations.get(name)
     if facts is None:
         if missing_ok:
-            return Part(REPLICAS_FIRST, "does nothing, because {0} does not exist".format(name))
+            return context.absent(name)
         raise Misplaced("is about {0} {1}, which does not exist on {2}".format(what, name, context.base.host))
     lacking = context.lacking(name)
     if lacking and len(lacking) == len(context.replicas):
@@ -350,12 +350,24 @@ def _dropped(context: Context, what: str, name: str) -> Part:
 def _dropped_table(context: Context, name: str, words: str) -> Part:
     facts = context.table(name, context.node.missing_ok)
     if facts is None:
-        return Part(REPLICAS_FIRST, "does nothing, because {0} does not exist".format(name))
+        _refuse_tables_of_replicas(context, name, words)
+        return context.absent(name)
     if name in context.scope.tables and not facts.get("created"):
         raise Misplaced("{0}, which pgml_distributions still lists: take it out there".format(words))
     part = Part(PRIMARY_FIRST, words, joins=True)
     partitioning.beside_default(context, partitioning.default_of(context, name), part, False)
     return part
+
+
+def _refuse_tables_of_replicas(context: Context, name: str, words: str) -> None:
+    """What a change that was given up has left on a replica has no rows."""
+    for replica in context.replicas:
+        if name in replica.relations and not replica.relations[name].get("empty"):
+            raise Misplaced(
+                "{0}, which {1} does not have, and {2} has rows of its own in: drop it there, if it is to go".format(
+                    words, context.base.host, replica.host
+                )
+            )
 
 
 def _dropped_index(context: Context, name: str, words: str) -> Part:

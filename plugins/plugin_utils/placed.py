@@ -144,6 +144,18 @@ class Context:
         """The replicas that have no such relation."""
         return [each.host for each in self.replicas if name not in each.relations]
 
+    def absent(self, name: str) -> Part:
+        """Where a statement comes that has IF EXISTS, about what is not there, or on some replicas only."""
+        there = [each.host for each in self.replicas if name in each.relations]
+        if there:
+            return Part(
+                REPLICAS_FIRST,
+                "is about {0}, which only {1} {2}".format(
+                    name, " and ".join(there), "have" if len(there) > 1 else "has"
+                ),
+            )
+        return Part(REPLICAS_FIRST, "does nothing, because {0} does not exist".format(name))
+
     def is_small(self, facts: Mapping[str, Any] | None) -> bool:
         """Whether nobody has to wait for a statement that goes through the whole table."""
         return bool(facts and (facts.get("created") or facts.get("empty")))

@@ -130,16 +130,12 @@ def _alter_table(context: Context) -> tuple[str | None, list[Part]]:
         raise Misplaced("alters {0}, which is not part of what is kept equal: run it where you want it".format(name))
     facts = context.table(name, node.missing_ok)
     if facts is None:
-        return None, [_nothing(name)]
+        return None, [context.absent(name)]
     if facts.get("kind") in ("i", "I"):
         return name, objects.alter_index(context, name)
     if facts.get("kind") == "S":
         raise Misplaced("alters sequence {0} as a table: use ALTER SEQUENCE".format(name))
     return name, _parts(context, name, facts, node.cmds)
-
-
-def _nothing(name: str) -> Part:
-    return Part(REPLICAS_FIRST, "does nothing, because {0} does not exist".format(name))
 
 
 def _parts(context: Context, name: str, facts: dict[str, Any], commands: Iterable[Any]) -> list[Part]:
@@ -218,7 +214,7 @@ def _rename(context: Context) -> tuple[str | None, list[Part]]:
         ]
     facts = context.table(name, node.missing_ok)
     if facts is None:
-        return None, [_nothing(name)]
+        return None, [context.absent(name)]
     if what == "OBJECT_COLUMN":
         return name, [_rename_column(context, name, facts)]
     if what == "OBJECT_TABCONSTRAINT":
@@ -289,7 +285,7 @@ def _change_schema(context: Context) -> tuple[str | None, list[Part]]:
             objects.of_sequence(context, name, "moves sequence {0} to schema {1}".format(name, quoted(node.newschema)))
         ]
     if context.table(name, node.missing_ok) is None:
-        return None, [_nothing(name)]
+        return None, [context.absent(name)]
     return name, [_rename_table(context, name, new)]
 
 

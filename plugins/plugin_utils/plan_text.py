@@ -6,6 +6,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import nodes
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.ddl import Statement
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     BUILDS,
@@ -23,7 +24,7 @@ WIDTH = 60
 _WARNINGS = {
     READS: "locks {0} while it is read",
     REWRITES: "locks {0} while it is rewritten",
-    BUILDS: "blocks writes to {0} while the index is built",
+    BUILDS: "blocks {1} {0} while the index is built",
 }
 _HEADINGS = {
     REPLICAS_FIRST: "replicas first",
@@ -53,6 +54,11 @@ def lines(
         )
     for number, group in enumerate(groups, 1):
         found += ["", *_step(number, group)]
+    if plan["joins"]:
+        found += [
+            "",
+            "Then tables that came are published, their rows copied and waited for, and tables that went forgotten",
+        ]
     return [line.rstrip() for line in [*found, "", *_closing(plan, done, groups)]]
 
 
@@ -85,7 +91,7 @@ def _remarks(placed: Placed) -> Iterator[str]:
     text = "{0} {1}".format(placed.statement.label, placed.words)
     notes = [placed.reason, *placed.warnings]
     if placed.blocks and placed.table:
-        notes.append(_WARNINGS[placed.blocks].format(placed.table))
+        notes.append(_WARNINGS[placed.blocks].format(placed.table, _waiting(placed)))
     elif placed.blocks:
         notes.append("locks the tables that have it while they are read")
     if placed.concurrently:
@@ -135,11 +141,20 @@ def _closing(plan: Mapping[str, Any], done: Sequence[Statement], groups: Sequenc
         if each.blocks:
             verb = {READS: "reads", REWRITES: "rewrites", BUILDS: "builds an index on"}[each.blocks]
             waits.append(
-                "writes to {0} wait while statement {1} {2} it".format(
-                    each.table or "its tables", each.statement.number, verb
+                "{0} {1} wait while statement {2} {3} it".format(
+                    _waiting(each), each.table or "its tables", each.statement.number, verb
                 )
             )
     yield "; ".join([counted, *waits]) + "."
+
+
+def _waiting(placed: Placed) -> str:
+    """What waits for a statement that takes its time: ALTER TABLE keeps readers out, too, unless it only adds a foreign key."""
+    node = placed.statement.node
+    commands = node.cmds if nodes.kind(node) == "AlterTableStmt" else ()
+    adds = [each.def_ for each in commands if nodes.option(each.subtype) == "AT_AddConstraint"]
+    keys = [each for each in adds if nodes.option(each.contype) == "CONSTR_FOREIGN"]
+    return "writes to" if len(keys) == len(commands) else "reads and writes of"
 
 
 def _count(number: int, noun: str) -> str:

@@ -551,3 +551,4 @@ def test_requests_that_make_no_sense_are_refused(servers: Servers, tmp_path: Pat
     )
     assert "copied by dump: run the statements on the primary" in servers.refused(good, distribution="copied")
     assert "--limit leaves out ml-2" in servers.refused(good, arguments=["--limit", "all:!ml-2"])
+    assert "--tags primary leaves its tasks out" in servers.refused(good, arguments=["--tags", "primary"])

@@ -168,6 +168,7 @@ def refusal(sql: Any, **more: Any) -> str:
         ("CREATE TABLE new (id int PRIMARY KEY, m mood, d timestamptz DEFAULT now(), s serial)", A),
         ("CREATE TABLE stock.new (id int, PRIMARY KEY (id))", A),
         ("CREATE TABLE new (LIKE users INCLUDING ALL)", A),
+        ("CREATE TABLE new (id int PRIMARY KEY REFERENCES users DEFERRABLE)", A),
         ("CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2)", A),
         ("CREATE TABLE IF NOT EXISTS users (id int)", A),
         ("DROP TABLE loose", R),
@@ -321,6 +322,9 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("CREATE TABLE users (id int PRIMARY KEY)", "which exists already on prod-db"),
         ("CREATE TABLE new (id int)", "which has no primary key"),
         ("CREATE TABLE new (LIKE users)", "which has no primary key"),
+        ("CREATE TABLE new (id int PRIMARY KEY DEFERRABLE)", "a DEFERRABLE one"),
+        ("CREATE TABLE new (id int, PRIMARY KEY (id) INITIALLY DEFERRED)", "a DEFERRABLE one"),
+        ("CREATE TABLE new (id int); ALTER TABLE new ADD PRIMARY KEY (id) DEFERRABLE", "a DEFERRABLE one"),
         ("CREATE TEMP TABLE new (id int PRIMARY KEY)", "which is temporary"),
         ("CREATE UNLOGGED TABLE new (id int PRIMARY KEY)", "which is UNLOGGED"),
         ("CREATE TABLE new (id int PRIMARY KEY) INHERITS (users)", "which inherits from another"),
@@ -661,6 +665,39 @@ def test_a_table_that_is_distributed_by_columns(sql, order, primary):
     assert made["joins"] is (primary is not None)
 
 
+def test_partitions_inherit_no_replica_identity_but_a_primary_key():
+    full = server(change={"public.parts": table(kind="p", identity="f", constraints={}, key=["id", "name"])})
+    sides = {"primary": full, "replicas": {"ml-1": full}}
+    create = "CREATE TABLE x PARTITION OF parts FOR VALUES IN (9)"
+    attach = "CREATE TABLE x (LIKE parts); ALTER TABLE parts ATTACH PARTITION x FOR VALUES IN (9)"
+    for sql in (create, attach):
+        assert "creates public.x, which has no primary key" in refusal(sql, **sides)
+        assert plan(f"{sql}; ALTER TABLE x REPLICA IDENTITY FULL", **sides)
+    (phase,) = plan(f"{create}; ALTER TABLE x REPLICA IDENTITY FULL", **sides)["phases"]
+    assert phase["order"] == A
+    keyed = server(change={"public.parts": table(kind="p", identity="f")})
+    assert orders(create, primary=keyed, replicas={"ml-1": keyed}) == [A]
+
+
+def test_what_only_replicas_have_is_told_and_kept():
+    sides = {"primary": server(without=["public.loose", "public.empty", "public.users_name"])}
+    message = refusal("DROP TABLE IF EXISTS loose", **sides)
+    assert (
+        "drops table public.loose, which prod-db does not have, and ml-1 has rows of its own in: drop it there"
+        in message
+    )
+    for sql, name in (
+        ("DROP TABLE IF EXISTS empty", "public.empty"),
+        ("DROP INDEX IF EXISTS users_name", "public.users_name"),
+        ("ALTER TABLE IF EXISTS loose ADD a int", "public.loose"),
+    ):
+        (phase,) = plan(sql, **sides)["phases"]
+        assert (phase["order"], phase["why"]) == (A, f"is about {name}, which only ml-1 and ml-2 have")
+    sides["listed"] = {"name": "shop"}
+    assert "exists already on ml-1" in refusal("CREATE TABLE IF NOT EXISTS loose (id int PRIMARY KEY)", **sides)
+    assert orders("CREATE TABLE IF NOT EXISTS empty (id int PRIMARY KEY)", **sides) == [A]
+
+
 def test_a_table_is_not_made_like_one_that_replicas_have_in_part():
     part = {"ml-1": server(), "ml-2": server(change={"public.users": table("name", "age")})}
     message = refusal("CREATE TABLE new (LIKE users INCLUDING ALL)", replicas=part)
@@ -994,6 +1031,10 @@ def test_an_index_that_finds_rows_is_not_dropped_lightly():
         ("ALTER TABLE users DROP CONSTRAINT pk", "ALTER TABLE users ADD PRIMARY KEY (name)"),
         ("ALTER TABLE users DROP id", "ALTER TABLE users REPLICA IDENTITY FULL"),
         ("ALTER TABLE loose DROP id; ALTER TABLE loose RENAME TO new", "ALTER TABLE new ADD PRIMARY KEY (name)"),
+        (
+            "ALTER TABLE users DROP CONSTRAINT pk, ADD PRIMARY KEY (name) DEFERRABLE",
+            "ALTER TABLE users REPLICA IDENTITY FULL",
+        ),
         ("ALTER TABLE users DROP CONSTRAINT pk", "CREATE UNIQUE INDEX CONCURRENTLY i ON users (name);"
          "ALTER TABLE users ADD CONSTRAINT j UNIQUE USING INDEX i; ALTER TABLE users REPLICA IDENTITY USING INDEX j"),
     ],
@@ -1404,7 +1445,7 @@ Step 5, on the primary only
                                                              |  5 ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES logs
                                                              |    NOT VALID;
 
-5 statements, 5 steps; writes to public.users wait while statement 4 rewrites it.
+5 statements, 5 steps; reads and writes of public.users wait while statement 4 rewrites it.
 """
 
 
@@ -1418,6 +1459,24 @@ def test_the_plan_is_one_that_a_person_would_approve():
         allow=True,
     )
     assert "\n".join(made["lines"]) + "\n" == VIEW.replace("CHANGE", made["change"])
+    text = "\n".join(plan("CREATE TABLE new (id int PRIMARY KEY)", allow=True)["lines"])
+    assert "\n\nThen tables that came are published, their rows copied and waited for" in text
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("CREATE INDEX i ON users (age)", "writes to public.users wait while statement 1 builds"),
+        ("ALTER TABLE users ADD UNIQUE (age)", "reads and writes of public.users wait while statement 1 builds"),
+        (
+            "ALTER TABLE users ADD FOREIGN KEY (age) REFERENCES orders",
+            "writes to public.users wait while statement 1 reads",
+        ),
+        ("ALTER TABLE users ALTER age SET NOT NULL", "reads and writes of public.users wait while statement 1 reads"),
+    ],
+)
+def test_the_plan_says_who_waits(sql, words):
+    assert f"; {words}" in plan(sql, allow=True)["lines"][-1]
 
 
 def test_the_guide_shows_the_plan_as_it_is():
