@@ -259,6 +259,16 @@ def finds_rows(facts: Mapping[str, Any]) -> bool:
     return bool(identity == "f" or identity == "d" and _primary_keys(facts))
 
 
+def identity_columns(facts: Mapping[str, Any]) -> list[str]:
+    """The columns of the replica identity, as far as they are known."""
+    identity = facts.get("identity", "d")
+    if identity == "f":
+        return list(facts["columns"])
+    if identity == "i":
+        return list((facts.get("indexes") or {}).get(facts.get("identity_index"), {}).get("key") or ())
+    return [column for each in _primary_keys(facts) for column in each.get("columns") or ()]
+
+
 def _primary_keys(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The primary key, if there is one by which rows can be found."""
     return [each for each in facts["constraints"].values() if each.get("type") == "p" and not each.get("deferrable")]

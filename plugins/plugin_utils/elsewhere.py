@@ -10,9 +10,14 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     quoted,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_indexes
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog, finds_rows
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, names, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import (
+    Catalog,
+    finds_rows,
+    identity_columns,
+)
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Misplaced
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.scope import Scope
 
 _UNSEEN = (
     "AT_ColumnDefault",
@@ -102,15 +107,41 @@ def has_to_find_rows(facts: Mapping[str, Any]) -> bool:
     return bool(facts.get("distributed") and facts.get("kind") in ("r", "p") and finds_rows(facts))
 
 
-def left_without_identity(primary: Catalog, finding: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The tables that could be updated before, and can't be after the whole change."""
+def _uncovered(scope: Scope, name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Why rows of a table can't be updated or deleted although it has a replica identity, see
+    https://www.postgresql.org/docs/current/logical-replication-row-filter.html and -col-lists.html."""
+    found_by = identity_columns(facts)
+    listed, where = scope.columns(name), scope.where(name)
+    filtered = nodes.columns(ddl.parsed_if_it_can_be("SELECT {0}".format(where))) if where else []
+    for columns, words in (
+        ([each for each in found_by if listed and each not in listed], "its list of columns is without {0}: list it"),
+        (
+            [each for each in filtered if found_by and each not in found_by],
+            "its row filter is about {0}: filter by columns of the key",
+        ),
+    ):
+        if columns:
+            yield "rows of {0} would be found by {1}, and {2}, or UPDATE and DELETE fail on the primary".format(
+                name, enumerate_names(found_by), words.format(enumerate_names(columns))
+            )
+
+
+def left_without_identity(
+    primary: Catalog, finding: Sequence[tuple[Mapping[str, Any], list[str]]], scope: Scope
+) -> Iterator[str]:
+    """The tables that could be updated before, and can't be after the whole change; with each, what its rows were found by."""
     publish = primary.publication.get("publish")
     if publish is not None and not {"update", "delete"} & set(publish):
         return
     for name, facts in primary.relations.items():
-        if any(facts is each for each in finding) and not finds_rows(facts):
+        before = next((columns for each, columns in finding if each is facts), None)
+        if before is None:
+            continue
+        if not finds_rows(facts):
             words = "{0} would have no replica identity afterwards, so that UPDATE and DELETE fail on the primary"
             yield words.format(name) + ": add a primary key, or set its REPLICA IDENTITY, in the same change"
+        elif before != identity_columns(facts):
+            yield from _uncovered(scope, name, facts)
 
 
 def refuse_unreadable(text: str, index: str, table: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_progress
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, elsewhere, nodes, plan_text
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog, identity_columns
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.ddl import Statement
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import (
     PRIMARY_ONLY,
@@ -111,7 +111,9 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
     problems: list[str] = []
     misplaced = False
     received = {name for server in servers[1:] for name, facts in server.relations.items() if facts.get("distributed")}
-    finding = [facts for facts in servers[0].relations.values() if elsewhere.has_to_find_rows(facts)]
+    finding = [
+        (facts, identity_columns(facts)) for facts in servers[0].relations.values() if elsewhere.has_to_find_rows(facts)
+    ]
     for number, statement in enumerate(statements):
         waiting = [server for server in servers if server.done < statement.number]
         for server in servers:
@@ -135,7 +137,7 @@ def _placed(statements: Sequence[Statement], servers: Sequence[Catalog], scope: 
         for server in on:
             server.run(statement.node)
     if not misplaced:
-        problems += ["{0}.".format(words) for words in elsewhere.left_without_identity(servers[0], finding)]
+        problems += ["{0}.".format(words) for words in elsewhere.left_without_identity(servers[0], finding, scope)]
     if any(each.order == TOGETHER for each in found):
         problems += ["{0}.".format(words) for words in elsewhere.gate_is_published(servers[0])]
     ddl.refuse("The schema change can't be rolled out", problems)
