@@ -299,9 +299,7 @@ def identity_columns(facts: Mapping[str, Any]) -> set[str] | None:
     elif identity == "i":
         found = (facts.get("indexes") or {}).get(facts.get("identity_index"), {}).get("key") or []
     elif identity == "d":
-        found = next(
-            (each.get("columns") or [] for each in facts["constraints"].values() if each.get("type") == "p"), []
-        )
+        found = next((each.get("columns") or [] for each in _primary_keys(facts)), [])
     return set(found) if found and "?" not in found else None
 
 

@@ -665,6 +665,40 @@ def test_a_table_that_is_distributed_by_columns(sql, order, primary):
     assert made["joins"] is (primary is not None)
 
 
+@pytest.mark.parametrize(
+    ("sql", "listed", "words"),
+    [
+        (
+            "DROP CONSTRAINT pk, ADD PRIMARY KEY (name)",
+            {"where": "id > 10"},
+            "a row filter on id, not in its replica identity",
+        ),
+        (
+            "REPLICA IDENTITY FULL",
+            {"columns": ["id", "name"]},
+            "a column list without age, mood of its replica identity",
+        ),
+        (
+            "DROP CONSTRAINT pk; ALTER TABLE users ADD PRIMARY KEY (age)",
+            {"columns": ["id"]},
+            "a column list without age of",
+        ),
+        ("DROP CONSTRAINT pk, ADD PRIMARY KEY (name)", {"columns": ["id", "name"], "where": "name > ''"}, None),
+        ("REPLICA IDENTITY FULL", {"where": "id > 10"}, None),
+        ("DROP mood", {"columns": ["name"], "where": "age > 10"}, None),
+    ],
+)
+def test_what_finds_rows_is_sent_and_filtered_by(sql, listed, words):
+    """PostgreSQL refuses UPDATE and DELETE on the primary otherwise."""
+    held = server(change={"public.users": table(listed=listed.get("columns"))})
+    sides = {"primary": held, "listed": {"name": "shop", "tables": [{"name": "users", **listed}]}}
+    sql = f"ALTER TABLE users {sql}"
+    if words is None:
+        assert plan(sql, allow=True, **sides)
+    else:
+        assert words in refusal(sql, allow=True, **sides)
+
+
 def test_partitions_inherit_no_replica_identity_but_a_primary_key():
     full = server(change={"public.parts": table(kind="p", identity="f", constraints={}, key=["id", "name"])})
     sides = {"primary": full, "replicas": {"ml-1": full}}
