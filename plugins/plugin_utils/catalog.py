@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Callable, Collection, Mapping
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import names, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import identities, names, nodes
 
 
 class Catalog:
@@ -104,7 +104,9 @@ def _create_table(catalog: Catalog, statement: Any) -> None:
     facts["partitioned_by"] = _divided(statement.partspec)
     if parent in catalog.relations:
         inherited = _own_copy(catalog.relations[parent])
-        facts.update({key: inherited[key] for key in ("columns", "constraints")}, key=key_of_partitions(inherited))
+        facts.update(
+            {key: inherited[key] for key in ("columns", "constraints")}, key=identities.key_of_partitions(inherited)
+        )
     for element in statement.tableElts or ():
         if nodes.kind(element) == "ColumnDef":
             facts["columns"][element.colname] = column(element.colname, element)
@@ -268,41 +270,6 @@ def _indexes(facts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def finds_rows(facts: Mapping[str, Any]) -> bool:
-    """Whether a table has a replica identity, without which UPDATE and DELETE fail where they are published. A primary key
-    that is DEFERRABLE is none."""
-    identity = facts.get("identity", "d")
-    if identity == "i":
-        return facts.get("identity_index") in (facts.get("indexes") or {})
-    return bool(identity == "f" or identity == "d" and _primary_keys(facts))
-
-
-def _primary_keys(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The primary key, if there is one by which rows can be found."""
-    return [each for each in facts["constraints"].values() if each.get("type") == "p" and not each.get("deferrable")]
-
-
-def key_of_partitions(facts: Mapping[str, Any]) -> list[str]:
-    """What rows of a table's new partitions are found by: they inherit its primary key, and no other replica identity."""
-    if facts.get("identity", "d") == "d":
-        return list(facts["key"])
-    keys = _primary_keys(facts)
-    return list(keys[0].get("columns") or ["?"]) if keys else []
-
-
-def identity_columns(facts: Mapping[str, Any]) -> set[str] | None:
-    """The columns of a table's replica identity; None where it has none, or they are not known."""
-    identity = facts.get("identity", "d")
-    found: list[str] = []
-    if identity == "f":
-        found = list(facts["columns"])
-    elif identity == "i":
-        found = (facts.get("indexes") or {}).get(facts.get("identity_index"), {}).get("key") or []
-    elif identity == "d":
-        found = next((each.get("columns") or [] for each in _primary_keys(facts)), [])
-    return set(found) if found and "?" not in found else None
-
-
 def _replica_identity(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     facts["identity"] = command.def_.identity_type
     facts["identity_index"] = command.def_.name
@@ -317,7 +284,7 @@ def _attach(catalog: Catalog, facts: dict[str, Any], command: Any) -> None:
     part = catalog.relations.get(nodes.relation(command.def_.name))
     if part is not None:
         part["parent"] = _name_of(catalog, facts)
-        part["key"] = part["key"] or key_of_partitions(facts)
+        part["key"] = part["key"] or identities.key_of_partitions(facts)
         if command.def_.bound.is_default:
             facts["default"] = {"name": nodes.relation(command.def_.name), "empty": part.get("empty")}
 

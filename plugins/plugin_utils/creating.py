@@ -13,6 +13,7 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import (
     adding,
     catalog,
     constraining,
+    identities,
     nodes,
     partitioning,
 )
@@ -177,5 +178,5 @@ def _gives_a_key(context: Context, node: Any, name: str) -> bool:
             return True
         if subtype == "AT_AttachPartition" and nodes.relation(command.def_.name) == name:
             root = context.base.relations.get(nodes.relation(node.relation))
-            return bool(root and catalog.key_of_partitions(root))
+            return bool(root and identities.key_of_partitions(root))
     return False

@@ -9,12 +9,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     enumerate_names,
     quoted,
 )
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, names, nodes
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import (
-    Catalog,
-    finds_rows,
-    identity_columns,
-)
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import ddl, identities, names, nodes
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.catalog import Catalog
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.placed import Context, Misplaced
 from ansible_collections.postgresml.distributed.plugins.plugin_utils.scope import Scope
 
@@ -106,7 +102,7 @@ def updated(primary: Catalog, scope: Scope) -> list[tuple[Mapping[str, Any], lis
     return [
         (facts, list(_unfit(primary, scope, name)))
         for name, facts in primary.relations.items()
-        if facts.get("distributed") and facts.get("kind") in ("r", "p") and finds_rows(facts)
+        if facts.get("distributed") and facts.get("kind") in ("r", "p") and identities.finds_rows(facts)
     ]
 
 
@@ -121,7 +117,7 @@ def left_without_identity(
         known = next((unfit for each, unfit in before if each is facts), None)
         if known is None:
             continue
-        if not finds_rows(facts):
+        if not identities.finds_rows(facts):
             words = "{0} would have no replica identity afterwards, so that UPDATE and DELETE fail on the primary"
             yield words.format(name) + ": add a primary key, or set its REPLICA IDENTITY, in the same change"
             continue
@@ -133,7 +129,7 @@ def left_without_identity(
 def _unfit(primary: Catalog, scope: Scope, name: str) -> Iterator[str]:
     """Why the server would refuse to update a published table that has a replica identity."""
     facts = primary.relations[name]
-    identity = identity_columns(facts)
+    identity = identities.columns(facts)
     if identity is None or facts.get("kind") == "p" and not primary.publication.get("via_partition_root"):
         return
     listed = {*facts["listed"], *(scope.columns(name) or ())} if facts.get("listed") else identity
