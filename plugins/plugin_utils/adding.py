@@ -50,6 +50,12 @@ def add_column(context: Context, name: str, facts: dict[str, Any], command: Any)
         found.words = "does nothing, because {0} has column {1} already".format(name, quoted(definition.colname))
         return found
     _refuse_inline(definition)
+    generated = nodes.constraints(definition, "CONSTR_GENERATED")
+    if _needs_a_value(definition) and not (generated or facts.get("empty")) and context.base is context.primary:
+        raise Misplaced(
+            "{0}, which has rows, NOT NULL and without a default: give it one, or add it without NOT NULL, fill it with UPDATE "
+            "in batches on the primary, then SET NOT NULL".format(words)
+        )
     _judge_default(context, definition, found)
     if not context.is_small(facts):
         _weigh(context, name, definition, found)
@@ -84,12 +90,16 @@ def _refuse_half_there(context: Context, name: str, command: Any) -> None:
         raise Misplaced(words.format(quoted(command.def_.colname), name, " and ".join(lacking)))
 
 
+def _needs_a_value(definition: Any) -> bool:
+    """Whether there can be no row without a value of the column, and it has no default."""
+    return bool(nodes.constraints(definition, "CONSTR_NOTNULL")) and not _is_filled(definition)
+
+
 def _may_refuse_rows(context: Context, definition: Any) -> bool:
     """Whether a new column can stop rows that were written without it."""
     generated = nodes.constraints(definition, "CONSTR_GENERATED")
     return bool(
-        nodes.constraints(definition, "CONSTR_NOTNULL")
-        and not _is_filled(definition)
+        _needs_a_value(definition)
         or nodes.constraints(definition, "CONSTR_CHECK")
         or generated
         and generated[0].generated_kind != "v"

@@ -305,6 +305,10 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("ALTER TABLE users DISABLE TRIGGER ALL", "enables or disables a trigger"),
         ("ALTER TABLE users REPLICA IDENTITY NOTHING", "UPDATE and DELETE would fail on the primary"),
         ("ALTER TABLE parts DETACH PARTITION part_1 CONCURRENTLY", "write it without"),
+        (
+            "ALTER TABLE users ADD x int NOT NULL",
+            "adds column x to public.users, which has rows, NOT NULL and without a default",
+        ),
         ("ALTER TABLE users RENAME TO people", "pgml_distributions lists the old name"),
         ("ALTER TABLE loose RENAME TO lost", "would take it out of distribution shop"),
         ("ALTER TABLE loose RENAME TO orders", "which exists already on prod-db"),

@@ -8,7 +8,7 @@ import datetime
 import functools
 import itertools
 import re
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Collection, Iterator, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -280,18 +280,21 @@ class Filling:
 
 
 def indexes_of(wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Sequence[str], str]]:
-    """Each index with its columns and a name, as PostgreSQL would choose it: two that are built at the same time may choose the
-    same one there, since neither sees the other."""
+    """Each index with its columns and a name. PostgreSQL may choose the same one for two that are built at the same time, since
+    neither is to be seen by the other."""
     taken = {each.into for each in wanted}
     for each in wanted:
-        schema, table = each.into
         for columns in each.indexes:
-            name = "_".join((table, *columns, "idx"))
-            others = ("{0}_{1}".format(name[:_MOST_OF_A_NAME], number) for number in itertools.count(1))
-            fitting = [name] if len(name.encode("utf-8")) <= _LONGEST_NAME else []
-            name = next(free for free in itertools.chain(fitting, others) if (schema, free) not in taken)
-            taken.add((schema, name))
+            name = _free_name("_".join((each.into[1], *columns, "idx")), each.into[0], taken)
+            taken.add((each.into[0], name))
             yield each, columns, name
+
+
+def _free_name(name: str, schema: str, taken: Collection[Key]) -> str:
+    """A name as PostgreSQL would choose it, or if that is too long or taken, one that begins like it."""
+    others = ("{0}_{1}".format(name[:_MOST_OF_A_NAME], number) for number in itertools.count(1))
+    fitting = [name] if len(name.encode("utf-8")) <= _LONGEST_NAME else []
+    return next(free for free in itertools.chain(fitting, others) if (schema, free) not in taken)
 
 
 def _pairs(keys: Sequence[Key]) -> dict[str, list[str]]:
