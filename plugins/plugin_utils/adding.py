@@ -50,11 +50,11 @@ def add_column(context: Context, name: str, facts: dict[str, Any], command: Any)
         found.words = "does nothing, because {0} has column {1} already".format(name, quoted(definition.colname))
         return found
     _refuse_inline(definition)
-    generated = nodes.constraints(definition, "CONSTR_GENERATED")
-    if _needs_a_value(definition) and not (generated or facts.get("empty")) and context.base is context.primary:
+    computed = nodes.constraints(definition, "CONSTR_GENERATED") or _is_domain(context, definition)
+    if _needs_a_value(definition) and not (computed or facts.get("empty")) and context.base is context.primary:
         raise Misplaced(
-            "{0}, which has rows, NOT NULL and without a default: give it one, or add it without NOT NULL, fill it with UPDATE "
-            "in batches on the primary, then SET NOT NULL".format(words)
+            "{0} NOT NULL and without a default, though there are rows, or were until VACUUM: give it one, or add it without NOT "
+            "NULL, fill it with UPDATE in batches on the primary, then SET NOT NULL".format(words)
         )
     _judge_default(context, definition, found)
     if not context.is_small(facts):

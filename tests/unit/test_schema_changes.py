@@ -307,7 +307,7 @@ def test_what_disturbs_needs_consent(sql, order, words):
         ("ALTER TABLE parts DETACH PARTITION part_1 CONCURRENTLY", "write it without"),
         (
             "ALTER TABLE users ADD x int NOT NULL",
-            "adds column x to public.users, which has rows, NOT NULL and without a default",
+            "adds column x to public.users NOT NULL and without a default, though there are rows",
         ),
         ("ALTER TABLE users RENAME TO people", "pgml_distributions lists the old name"),
         ("ALTER TABLE loose RENAME TO lost", "would take it out of distribution shop"),
