@@ -19,7 +19,7 @@ from tests.support.differing import ADD, APPLY, BREAKS, CREATE, Case, copy_of, m
 from tests.support.differing_columns import CASES as COLUMNS
 from tests.support.differing_tables import CASES as TABLES
 from tests.support.differing_types import CASES as TYPES
-from tests.support.pair import Pair, pair_of, wait_for
+from tests.support.pair import Pair, pair_of, run_unlogged, wait_for
 
 KEPT = "{} is on the target only, and stays"
 CASES = [*COLUMNS, *TABLES, *TYPES]
@@ -280,7 +280,7 @@ def test_replication_does_what_the_class_says(world: World, live: Pair, case: Ca
     where = live.source.cluster.source(live.source.database)
     connection = "host={host} port={port} dbname={db} user={user} password={password}".format(**where)
     statement = "CREATE SUBSCRIPTION live CONNECTION {} PUBLICATION live WITH (copy_data = false)"
-    live.target.sql(SQL(statement).format(Literal(connection)))
+    run_unlogged(live.target.cluster, SQL(statement).format(Literal(connection)), live.target.database)
     try:
         run_in(live.source, case, case.row)
         outcome = await_outcome(live, case)

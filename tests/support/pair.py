@@ -207,11 +207,16 @@ def encoded(place: Place, encoding: str) -> None:
 
 
 def create_role(cluster: Cluster, name: str, attributes: str, password: str) -> None:
-    """Create a role without its password in the server's log."""
-    with closing(cluster.connect()) as connection, connection.cursor() as cursor:
+    """Create a role."""
+    statement = SQL("CREATE ROLE {} " + attributes + " PASSWORD {}")
+    run_unlogged(cluster, statement.format(Identifier(name), Literal(password)))
+
+
+def run_unlogged(cluster: Cluster, statement: Any, dbname: str = "postgres") -> None:
+    """Run a statement that holds a password, which other tests look for in the server's log."""
+    with closing(cluster.connect(dbname)) as connection, connection.cursor() as cursor:
         cursor.execute("SET log_statement = none")
-        statement = SQL("CREATE ROLE {} " + attributes + " PASSWORD {}")
-        cursor.execute(statement.format(Identifier(name), Literal(password)))
+        cursor.execute(statement)
 
 
 def forget_subscriptions(place: Place) -> None:
