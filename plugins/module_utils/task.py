@@ -39,13 +39,13 @@ class Task:
         """A session in the database of the C(login_*) options."""
         return Session(Endpoint.from_login(self.params))
 
-    def session_or_none(self) -> Session | None:
+    def session_or_none(self, **settings: str) -> Session | None:
         """The same, or None when there is no such database: in check mode, because an earlier task would have created it,
         and with C(state=absent), because then nothing that is in it is there."""
         endpoint = Endpoint.from_login(self.params)
         if (self.check_mode or self.params.get("state") == "absent") and not database_exists(endpoint):
             return None
-        return Session(endpoint)
+        return Session(endpoint, **settings)
 
     def source_or_none(self, endpoint: Endpoint) -> Session | None:
         """A session at the source, or None in check mode when an earlier task would have opened the way there."""
