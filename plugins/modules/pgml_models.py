@@ -222,7 +222,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
 
 
 def main() -> None:
-    task.run(models.OPTIONS, models.manage, **models.CONSTRAINTS)
+    task.run(models.OPTIONS, models.manage)
 
 
 if __name__ == "__main__":

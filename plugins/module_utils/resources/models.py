@@ -31,7 +31,6 @@ OPTIONS: dict[str, Any] = {
     "trust_source": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
-CONSTRAINTS: dict[str, Any] = {"required_if": [("state", "present", ["source"])]}
 
 _WHICH = ("deployed", "latest", "best")
 
@@ -39,6 +38,8 @@ _WHICH = ("deployed", "latest", "best")
 def manage(task: Task) -> None:
     """Ship models to the database of the login options, or remove those that were."""
     which(task.params)
+    if task.params["state"] == "present" and not task.params["source"]:
+        raise Refused("source is missing: name the database that has the models, or use state=absent to remove them.")
     if task.params["prune"] is not None and task.params["prune"] < 1:
         raise Refused("prune is {0}: at least one model of each project stays.".format(task.params["prune"]))
     # The date of a deployment says no time zone, and the latest one is served.
