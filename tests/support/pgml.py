@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import connection
 from psycopg2.sql import SQL, Identifier, Literal
 
 from tests.support import majors
@@ -117,7 +118,7 @@ def train(
     The table is public.rows_of_PROJECT. *options* are more arguments of pgml.train(), or others than these.
     """
     table = f"rows_of_{project}"
-    with closing(server.connect(database)) as connection, connection.cursor() as cursor:
+    with closing(server.connect(database)) as session, session.cursor() as cursor:
         cursor.execute("SET timezone = 'UTC'")
         cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(table)))
         query = "CREATE TABLE {} AS SELECT x::real, (%s * x)::real AS y FROM generate_series(1, 40) AS x"
@@ -139,10 +140,10 @@ def train(
         return int(cursor.fetchone()[0])
 
 
-def predict(connection: object, model: str | int, *features: float) -> float:
+def predict(session: connection, model: str | int, *features: float) -> float:
     """What a session gets from a project, by its name, or from a model, by its id."""
     kind = "bigint" if isinstance(model, int) else "text"
-    with connection.cursor() as cursor:  # type: ignore[attr-defined]
+    with session.cursor() as cursor:
         cursor.execute(f"SELECT pgml.predict(%s::{kind}, %s::real[])", [model, list(features)])
         return float(cursor.fetchone()[0])
 
@@ -170,6 +171,8 @@ def other_sklearn() -> tuple[str, dict[str, str]]:
         if result.returncode != 0:
             shutil.rmtree(scratch, ignore_errors=True)
             pytest.skip(f"scikit-learn {version} cannot be had for Python {python_version()}: {result.stderr.strip()}")
+        # For the server's user, whatever the umask is.
+        subprocess.run(["chmod", "-R", "a+rX", scratch], check=True)
         try:
             scratch.rename(target)
         except OSError:  # another process was faster
