@@ -89,7 +89,8 @@ def build(bin_dir: Path, libraries: Path, share: Path) -> None:
 
 def cluster(environment: dict[str, str] | None = None, **settings: str) -> Cluster:
     """A server that preloads pgml, with an environment and settings of its own; it is not started."""
-    return Cluster(make_directory(), programs(), {**SETTINGS, **settings}, {**ENVIRONMENT, **(environment or {})})
+    bin_dir = programs()
+    return Cluster(make_directory(), bin_dir, {**SETTINGS, **settings}, {**ENVIRONMENT, **(environment or {})})
 
 
 def create_database(server: Cluster, name: str, version: str | None = None) -> None:
@@ -161,6 +162,7 @@ def other_sklearn() -> tuple[str, dict[str, str]]:
 
     It comes from the package index; where it cannot be had, the test is skipped.
     """
+    programs()  # skips where nothing could use it
     version = "1.3.2" if tuple(map(int, python_version().split("."))) < (3, 13) else "1.6.1"
     target = majors.default_cache() / f"scikit-learn-{version}-python{python_version()}"
     if not target.exists():
@@ -182,4 +184,4 @@ def other_sklearn() -> tuple[str, dict[str, str]]:
 
 def _has(module: str) -> bool:
     program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([PYTHON, "-I", "-c", program], check=False).returncode == 0
+    return Path(PYTHON).exists() and subprocess.run([PYTHON, "-I", "-c", program], check=False).returncode == 0
