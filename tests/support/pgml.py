@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import connection
 from psycopg2.sql import SQL, Identifier, Literal
 
 from tests.support import majors
@@ -88,7 +89,8 @@ def build(bin_dir: Path, libraries: Path, share: Path) -> None:
 
 def cluster(environment: dict[str, str] | None = None, **settings: str) -> Cluster:
     """A server that preloads pgml, with an environment and settings of its own; it is not started."""
-    return Cluster(make_directory(), programs(), {**SETTINGS, **settings}, {**ENVIRONMENT, **(environment or {})})
+    bin_dir = programs()
+    return Cluster(make_directory(), bin_dir, {**SETTINGS, **settings}, {**ENVIRONMENT, **(environment or {})})
 
 
 def create_database(server: Cluster, name: str, version: str | None = None) -> None:
@@ -117,7 +119,7 @@ def train(
     The table is public.rows_of_PROJECT. *options* are more arguments of pgml.train(), or others than these.
     """
     table = f"rows_of_{project}"
-    with closing(server.connect(database)) as connection, connection.cursor() as cursor:
+    with closing(server.connect(database)) as session, session.cursor() as cursor:
         cursor.execute("SET timezone = 'UTC'")
         cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(table)))
         query = "CREATE TABLE {} AS SELECT x::real, (%s * x)::real AS y FROM generate_series(1, 40) AS x"
@@ -139,10 +141,10 @@ def train(
         return int(cursor.fetchone()[0])
 
 
-def predict(connection: object, model: str | int, *features: float) -> float:
+def predict(session: connection, model: str | int, *features: float) -> float:
     """What a session gets from a project, by its name, or from a model, by its id."""
     kind = "bigint" if isinstance(model, int) else "text"
-    with connection.cursor() as cursor:  # type: ignore[attr-defined]
+    with session.cursor() as cursor:
         cursor.execute(f"SELECT pgml.predict(%s::{kind}, %s::real[])", [model, list(features)])
         return float(cursor.fetchone()[0])
 
@@ -160,6 +162,7 @@ def other_sklearn() -> tuple[str, dict[str, str]]:
 
     It comes from the package index; where it cannot be had, the test is skipped.
     """
+    programs()  # skips where nothing could use it
     version = "1.3.2" if tuple(map(int, python_version().split("."))) < (3, 13) else "1.6.1"
     target = majors.default_cache() / f"scikit-learn-{version}-python{python_version()}"
     if not target.exists():
@@ -170,6 +173,8 @@ def other_sklearn() -> tuple[str, dict[str, str]]:
         if result.returncode != 0:
             shutil.rmtree(scratch, ignore_errors=True)
             pytest.skip(f"scikit-learn {version} cannot be had for Python {python_version()}: {result.stderr.strip()}")
+        # For the server's user, whatever the umask is.
+        subprocess.run(["chmod", "-R", "a+rX", scratch], check=True)
         try:
             scratch.rename(target)
         except OSError:  # another process was faster
@@ -179,4 +184,4 @@ def other_sklearn() -> tuple[str, dict[str, str]]:
 
 def _has(module: str) -> bool:
     program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([PYTHON, "-I", "-c", program], check=False).returncode == 0
+    return Path(PYTHON).exists() and subprocess.run([PYTHON, "-I", "-c", program], check=False).returncode == 0
