@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tests.support.modules import COLLECTION
 
-_SILENT = re.compile(r"\s*(SELECT(?! pg_(create|drop|terminate))|WITH|SET|SHOW|LOCK)\b", re.I)
+_SILENT = re.compile(r"\s*(SELECT(?! pg_(create|drop|terminate)| \* FROM pgml\.deploy)|WITH|SET|SHOW|LOCK)\b", re.I)
 
 
 class Plan(NamedTuple):
