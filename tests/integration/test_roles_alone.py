@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import playbooks
+from tests.support import pgml, playbooks
 from tests.support.cluster import Cluster
 from tests.support.playbooks import Ansible, Unsafe, count, differences, login, snapshot
 
@@ -282,6 +282,36 @@ def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     assert "Restart with pg_ctl for max_wal_senders" in restarted.output
     assert analytics.sql("SHOW max_wal_senders") == [("25",)]
     assert analytics.sql("SHOW work_mem") == [("4MB",)]
+
+
+def test_models_alone(tmp_path: Path) -> None:
+    with pgml.cluster() as shop, pgml.cluster() as analytics:
+        for server in (shop, analytics):
+            pgml.create_database(server, "ml")
+        pgml.train(shop, "ml", "price", 3)
+        tables = [f"pgml.{name}" for name in ("projects", "snapshots", "models", "files", "deployments")]
+        opened = role(
+            "pgml_primary",
+            login=login(shop),
+            distributor="feed",
+            distributor_password=Unsafe(PASSWORD),
+            replication=False,
+            replicas=[analytics.host],
+            grants=[{"database": "ml", "tables": tables}],
+        )
+        source = {"host": shop.host, "port": shop.port, "db": "ml", "user": "feed", "password": Unsafe(PASSWORD)}
+        options: dict[str, Any] = {"login": login(analytics, login_db="ml"), "source": source, "projects": ["price"]}
+        playbook = Playbook(Ansible(tmp_path), (shop, analytics))
+        # The inventory has no such address.
+        refused = playbook.run(("billing", opened), ("analytics", role("pgml_model_shipping", **options)))
+        assert not refused.ok and "is a Python pickle" in refused.message, refused.output
+        playbook.converge(("analytics", role("pgml_model_shipping", trust_source=True, **options)))
+        query = "SELECT pgml.predict('price'::text, ARRAY[5]::real[])"
+        assert analytics.sql(query, dbname="ml")[0][0] == pytest.approx(15)
+        run = playbook.run(("analytics", role("pgml_model_shipping", login=login(analytics))))
+        assert not run.ok and "login_db" in run.message
+        playbook.converge(("analytics", role("pgml_model_shipping", login=options["login"], state="absent")))
+        assert analytics.sql("SELECT count(*) FROM pgml.models", dbname="ml") == [(0,)]
 
 
 def test_a_database_may_have_an_awkward_name(servers: Servers, playbook: Playbook) -> None:

@@ -37,7 +37,6 @@ class Model(NamedTuple):
     """how many it gives"""
     score: str | None
     """the metric by which models of the task are compared, as the server has it"""
-    created: str
     files: int
     size: int
     """bytes of its files"""
@@ -121,7 +120,7 @@ def read(session: Session, names: Collection[str] | None = None) -> dict[str, Pr
         "  coalesce(cardinality(s.y_column_name), 1) AS outputs, m.metrics ->> CASE p.task::text"
         "   WHEN 'regression' THEN 'r2' WHEN 'classification' THEN 'f1' WHEN 'decomposition' THEN 'cumulative_explained_variance'"
         "   ELSE 'silhouette' END AS score,"
-        "  m.created_at::text AS created, coalesce(f.files, 0)::int AS files, coalesce(f.size, 0) AS size,"
+        "  coalesce(f.files, 0)::int AS files, coalesce(f.size, 0) AS size,"
         "  coalesce(f.plain, false) AS plain, m.id IS NOT DISTINCT FROM d.model_id AS deployed"
         " FROM pgml.projects AS p LEFT JOIN pgml.models AS m ON m.project_id = p.id"
         " LEFT JOIN pgml.snapshots AS s ON s.id = m.snapshot_id"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from typing import Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
@@ -73,7 +73,7 @@ def compare(model: Model, source: Session, target: Session, what: int | None) ->
     theirs = predicted(source, model, model.id)
     ours = _served(target, model) if what is None else predicted(target, model, what)
     for mine, other in zip(ours, theirs):
-        if not _equal(mine, other):
+        if not equal(mine, other):
             raise Refused(
                 "M{0} predicts {1} in {2} and {3} in {4}, for the same features.".format(
                     model.label[1:],
@@ -94,7 +94,8 @@ def _served(session: Session, model: Model) -> list[list[float]]:
         return predicted(session, model, None)
 
 
-def _equal(mine: Sequence[Any], other: Sequence[Any]) -> bool:
+def equal(mine: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two predictions are the same, but for the last digits of a float4."""
     return len(mine) == len(other) and all(
         (math.isnan(one) and math.isnan(two)) or math.isclose(one, two, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
         for one, two in zip(mine, other)
