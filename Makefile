@@ -23,10 +23,12 @@ demo-clean: $(VENV)/.run ## Remove what the demo made
 
 test: lint docs postgresql ## Run every check and test
 	@sh scripts/containers.sh || : # says why not, and the tests that need them are skipped
+	@sh scripts/plpython.sh || :
 	@$(BIN)/python -m pytest $(ON_TWO_CORES) --sampled
 
 test-variations: lint docs postgresql ## ... and each variation of the tests, which takes too long for make test
 	@sh scripts/containers.sh || :
+	@sh scripts/plpython.sh || :
 	@$(BIN)/python -m pytest $(ON_TWO_CORES)
 
 # The slowest first.
@@ -67,6 +69,7 @@ unit: $(VENV)/.dev ## Run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
 integration: $(VENV)/.dev postgresql ## Run the tests on real servers
+	@sh scripts/plpython.sh || :
 	@$(BIN)/python -m pytest $(ON_TWO_CORES) tests/integration
 
 MOLECULE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --all

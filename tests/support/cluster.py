@@ -87,16 +87,23 @@ class Cluster:
     """A PostgreSQL server on a free loopback port.
 
     As a context manager it creates the cluster, starts it and destroys it in the end.  Changes to
-    ``settings`` are taken up by the next start.
+    ``settings`` and ``environment`` are taken up by the next start.
     """
 
     host = "127.0.0.1"
     user = "postgres"
 
-    def __init__(self, directory: Path, bin_dir: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        bin_dir: Path,
+        settings: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.directory = Path(directory).absolute()
         self.bin_dir = Path(bin_dir)
         self.settings = {**DEFAULTS, **(settings or {})}
+        self.environment = environment or {}
         self.data = self.directory / "data"
         self.password = secrets.token_hex(16)
         self.port = 0
@@ -151,7 +158,7 @@ class Cluster:
     def clone(self) -> Cluster:
         """A server with a copy of this one's files, as a restored backup or a copied machine is; neither one runs."""
         self.stop()
-        other = Cluster(make_directory(), self.bin_dir, self.settings)
+        other = Cluster(make_directory(), self.bin_dir, self.settings, self.environment)
         other.password, other.port = self.password, _free_port()
         other._initial_configuration = self._initial_configuration
         subprocess.run(["cp", "-a", self.data, other.data], check=True)
@@ -316,7 +323,7 @@ class Cluster:
         return subprocess.run(
             [self.bin_dir / program, *arguments],
             cwd=self.directory,
-            env={**_environment(), "LC_ALL": "C"},
+            env={**_environment(), "LC_ALL": "C", **self.environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
