@@ -135,3 +135,31 @@ def test_the_library_that_is_there_is_loaded_and_stays_the_last_word(server: Clu
     assert "has the extension pgml in database ml already" in elsewhere
     assert "pgml.so can't be loaded" in broken
     assert server.sql(STARTED) == started
+
+
+def test_it_is_part_of_a_distribution(tmp_path: Path) -> None:
+    """On the primary with permission only, on a replica with the restart that its workers need, and its models outlast it."""
+    quiet = {"shared_preload_libraries": ""}
+    with pgml.cluster(**quiet) as shop, pgml.cluster(**quiet, max_logical_replication_workers="1") as replica:
+        playbooks.load_shop(shop)
+        distributions = [
+            {"name": "shop", "database": "shop", "target_database": "ml", "strategy": "dump", "tables": ["products"]},
+            {"name": "here", "database": "shop", "strategy": "native"},
+        ]
+        inventory = playbooks.inventory(
+            shop, {"ml-1": replica}, distributions, pgml_native_install="preinstalled", pgml_native_restart=True
+        )
+        ansible = Ansible(tmp_path)
+        refused = ansible.run("distribute.yml", inventory)
+        assert not refused.ok and not refused.changed, refused.output
+        assert "prod is a production primary. Training runs inside its backends" in refused.message
+        permission = "--extra-vars=pgml_native_on_primary=true"
+        first = ansible.ok("distribute.yml", inventory, permission)
+        restarts = [host for host, task, _ in first.changed.elements() if "Restart with pg_ctl" in task]
+        assert sorted(restarts) == ["ml-1", "prod"]
+        assert pgml.train(shop, "shop") == pgml.train(replica, "ml") == 3
+        assert playbooks.count(replica, "ml", "products") == playbooks.count(shop, "shop", "products") > 0
+        ansible.ok("teardown.yml", inventory)
+        assert shop.sql("SHOW shared_preload_libraries") == [("",)]
+        assert playbooks.count(shop, "shop", "pgml.models") == 1
+        assert replica.sql("SHOW shared_preload_libraries") == [("pgml",)]
