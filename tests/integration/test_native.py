@@ -115,16 +115,27 @@ def test_the_library_that_is_there_is_loaded_and_stays_the_last_word(server: Clu
     assert server.sql("SHOW shared_preload_libraries") == [("pg_stat_statements, pgml",)]
     assert server.sql("SHOW pgml.huggingface_whitelist") == [("it's \\n {{ x }}\nb",)]
     assert server.sql("SELECT count(*) FROM pgml.projects", dbname="ml") == [(0,)]
-    again = role.run({"settings": settings})
-    assert again.ok and not again.changed and not again.failures, again.output
+    server.sql("DROP EXTENSION pgml; CREATE EXTENSION pgml VERSION '2.9.3'", dbname="ml")
+    again = role.run({"settings": settings}, {"settings": settings, "update": True})
+    assert (
+        "has pgml 2.9.3, and the installed files bring 2.10.0: update it with pgml_native_update: true" in again.output
+    )
+    assert again.ok and not again.failures, again.output
+    assert [task for _, task, _ in again.changed.elements()] == [
+        "postgresml.distributed.pgml_native : Update the extension"
+    ]
     started = server.sql(STARTED)
     library = server.bin_dir.parent / "lib" / "pgml.so"
     library.chmod(0o755)
     # Not in place, for the running server has it mapped.
+    lock = tmp_path / "lock.txt"
+    lock.write_text("numpy==1.26.4\n")
     break_it = f"mv {library} {library}.aside && head -c 4096 {library}.aside >{library}"
     try:
-        replaced, elsewhere, broken = role.refused(
+        replaced, other_python, no_environment, elsewhere, broken = role.refused(
             {"settings": settings},
+            {"settings": settings, "requirements": str(lock), "python": "9.9"},
+            {"settings": settings, "venv": "/nowhere"},
             {"settings": settings, "database": "other"},
             {"settings": settings, "restart": True},
             before_the_last=break_it,
@@ -132,9 +143,19 @@ def test_the_library_that_is_there_is_loaded_and_stays_the_last_word(server: Clu
     finally:
         library.with_name("pgml.so.aside").rename(library)
     assert "db must be restarted before the library pgml.so takes effect" in replaced
+    assert (
+        f"python9.9 is not installed on db, and the environment must have the Python {pgml.python_version()}"
+        in other_python
+    )
+    assert "db has no /nowhere/bin/activate_this.py: make the environment with virtualenv" in no_environment
     assert "has the extension pgml in database ml already" in elsewhere
     assert "pgml.so can't be loaded" in broken
     assert server.sql(STARTED) == started
+    gone = role.run({"state": "absent", "drop_models": True, "restart": True})
+    assert gone.ok and not gone.failures, gone.output
+    assert server.sql("SHOW shared_preload_libraries") == [("pg_stat_statements",)]
+    assert server.sql("SELECT to_regclass('pgml.models')", dbname="ml") == [(None,)]
+    assert "pgml.conf" not in (server.data / "postgresql.conf").read_text() and not (server.data / "pgml.conf").exists()
 
 
 def test_it_is_part_of_a_distribution(tmp_path: Path) -> None:
