@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Build the image of Debian suite $1, on Debian's own image where a registry answers, else on one that debootstrap makes.
+# SUITE-SCENARIO is the layer above it that a scenario has of its own.
 set -eu
-suite=$1
+suite=${1%%-*}
 here=$(cd "$(dirname "$0")" && pwd)
 # The engine's words come one a line.
 IFS='
@@ -35,3 +36,8 @@ elif ! $engine image inspect "$base" >/dev/null 2>&1 && ! $engine pull --quiet "
 fi
 # What is unchanged comes from the cache of layers.
 $engine build --quiet --tag "localhost/pgml-molecule:$suite" --build-arg "BASE=$base" --file "$here/Containerfile" "$here"
+if [ "$1" != "$suite" ]; then
+    scenario=$here/../${1#"$suite"-}
+    $engine build --quiet --tag "localhost/pgml-molecule:$1" --build-arg "BASE=localhost/pgml-molecule:$suite" \
+        --file "$scenario/Containerfile" "$scenario"
+fi

@@ -15,6 +15,7 @@ description:
   - Compares settings of the server with the least values that are needed, raises those that are lower with C(ALTER SYSTEM), and
     reloads the configuration.
   - Settings that are high enough stay as they are, wherever they come from.
+  - Lists of libraries keep what they have, in its order, and get what they lack behind it.
   - It never restarts the server. RV(pending_restart) names the settings that have too little until somebody does.
 options:
   minimum:
@@ -22,14 +23,24 @@ options:
       - The least value of each setting, by its name in C(pg_settings).
       - Settings of type integer take whole numbers, alone in the setting's own unit, or with one of the memory units C(B), C(kB),
         C(MB), C(GB) and C(TB), such as V(50GB).
-      - C(wal_level) takes V(minimal), V(replica) and V(logical), in this order. Other settings that are not integers are not
-        possible.
+      - C(wal_level) takes V(minimal), V(replica) and V(logical), in this order.
+      - C(shared_preload_libraries), C(session_preload_libraries) and C(local_preload_libraries) take lists of names that have to
+        be among their values. A library that is there by a path counts as there.
+      - Other settings that are not integers are not possible.
       - C(max_slot_wal_keep_size) bounds the WAL that slots hold back. Its default V(-1), no bound, counts as not set, hence is
         replaced by the bound that is asked for.
       - A setting that the server doesn't have is refused, such as C(max_active_replication_origins) before PostgreSQL 18, where
         C(max_replication_slots) stands for it.
     type: dict
     required: true
+  remove:
+    description:
+      - Names of libraries that must not be among the values of C(shared_preload_libraries), C(session_preload_libraries) or
+        C(local_preload_libraries), a list for each of these settings. Others stay, in their order.
+      - What remains is written with C(ALTER SYSTEM), or the entry of C(postgresql.auto.conf) is taken away where the other files
+        say the same.
+    type: dict
+    default: {}
   write:
     description:
       - Whether settings may be changed. With V(false) it fails when one is too low, naming all that are. This is for managed
@@ -84,6 +95,12 @@ EXAMPLES = r"""
     msg: "Restart PostgreSQL for {{ settings.pending_restart | join(', ') }}"
   when: settings.pending_restart | length > 0
 
+- name: Have a library loaded at the next start, whatever else is
+  postgresml.distributed.pgml_settings:
+    minimum:
+      shared_preload_libraries: [pg_stat_statements]
+    login_db: postgres
+
 - name: Check a managed service, and change nothing
   postgresml.distributed.pgml_settings:
     minimum:
@@ -118,7 +135,8 @@ changes:
     - Raise max_replication_slots from 10 to 12
     - Reload the configuration
 pending_restart:
-  description: The settings of O(minimum) that have too little until the server is restarted.
+  description:
+    - The settings of O(minimum) that have too little until the server is restarted, and those of O(remove) that have too much.
   type: list
   elements: str
   returned: success

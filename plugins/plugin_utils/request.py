@@ -8,9 +8,11 @@ from typing import Any, Iterable, Mapping, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import NAME_BYTES
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import names
 
-STRATEGIES = ("dump", "fdw", "logical")
+STRATEGIES = ("dump", "fdw", "logical", "native")
+"""With native nothing is moved: PostgresML runs where the data is."""
 _DEFAULT_STRATEGY = "logical"
 _KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas", "exclude_tables", "snapshots"}
+_NATIVE_KEYS = {"name", "database", "strategy"}
 _TABLE_KEYS = {"name", "columns", "where"}
 
 
@@ -58,6 +60,8 @@ def _entry_problems(entry: Any) -> list[str]:
                 label, strategy, "{0} or {1}".format(", ".join(STRATEGIES[:-1]), STRATEGIES[-1])
             )
         )
+    if strategy == "native":
+        return [*found, *_native_problems(label, entry)]
     if strategy == "logical" and "exclude_tables" in entry:
         words = "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump or fdw."
         found.append(words.format(label))
@@ -78,6 +82,14 @@ def _entry_problems(entry: Any) -> list[str]:
     return found
 
 
+def _native_problems(label: str, entry: Mapping[str, Any]) -> Iterable[str]:
+    moved = sorted(set(entry) & (_KEYS - _NATIVE_KEYS))
+    if moved:
+        yield "{0} has {1}, and strategy native moves no tables: PostgresML runs in its database on the primary.".format(
+            label, ", ".join(moved)
+        )
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
@@ -86,6 +98,11 @@ def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[s
     listed = [entry["name"] for entry in distributions]
     for name in dict.fromkeys(name for name in listed if listed.count(name) > 1):
         yield 'Distribution "{0}" is listed more than once.'.format(name)
+    databases = list(dict.fromkeys(entry["database"] for entry in of_strategy(distributions, "native")))
+    if len(databases) > 1:
+        yield "Strategy native is asked for in databases {0}: PostgresML can be in one database of a server.".format(
+            ", ".join(databases)
+        )
     yield from _long_names(distributions)
     yield from _slot_problems([entry["name"] for entry in of_strategy(distributions, "logical")], hosts)
 
@@ -125,7 +142,7 @@ def _slot_problems(distributions: Iterable[str], hosts: Sequence[str]) -> Iterab
 def _overlaps(distributions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Tables that two distributions would write; a table inside a listed schema is seen later, by pgml_subscription."""
     taken: dict[tuple[str, str], str] = {}
-    for entry in distributions:
+    for entry in moved(distributions):
         target = entry.get("target_database") or entry["database"]
         for what in _contents(entry):
             first = taken.setdefault((target, what), entry["name"])
@@ -175,6 +192,11 @@ def of_strategy(distributions: Sequence[Mapping[str, Any]], strategy: str) -> li
     return [entry for entry in distributions if strategy_of(entry) == strategy]
 
 
+def moved(distributions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of *distributions* that bring something to the replicas."""
+    return [entry for entry in distributions if strategy_of(entry) != "native"]
+
+
 def is_whole_database(entry: Mapping[str, Any]) -> bool:
     """Whether a distribution names neither tables nor schemas, and so means all of them."""
     return not entry.get("tables") and not entry.get("schemas")
@@ -183,7 +205,7 @@ def is_whole_database(entry: Mapping[str, Any]) -> bool:
 def grants(distributions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the distributor reads in each database of *distributions*, as pgml_grants takes it."""
     result: dict[str, dict[str, Any]] = {}
-    for entry in distributions:
+    for entry in moved(distributions):
         database = entry["database"]
         of_database = result.setdefault(database, {"database": database, **_nothing(), "foreign": _nothing()})
         readable = of_database["foreign"] if strategy_of(entry) == "fdw" else of_database

@@ -282,6 +282,16 @@ def test_settings_alone(servers: Servers, playbook: Playbook) -> None:
     assert "Restart with pg_ctl for max_wal_senders" in restarted.output
     assert analytics.sql("SHOW max_wal_senders") == [("25",)]
     assert analytics.sql("SHOW work_mem") == [("4MB",)]
+    started = "SELECT pg_postmaster_start_time()"
+    before = analytics.sql(started)
+    settings |= {"minimum": {"shared_preload_libraries": ["auto_explain"]}, "restart_for": ["the library pgml.so"]}
+    refused = playbook.run(("analytics", role("pgml_settings", **settings)))
+    assert "must be restarted before shared_preload_libraries, the library pgml.so take effect" in refused.message
+    assert analytics.sql(started) == before
+    restarted = playbook.run(("analytics", role("pgml_settings", restart=True, **settings)))
+    assert restarted.ok and "Restart with pg_ctl for shared_preload_libraries, the library pgml.so" in restarted.output
+    assert analytics.sql("SHOW shared_preload_libraries") == [("auto_explain",)]
+    assert analytics.sql(started) != before
 
 
 def test_models_alone(tmp_path: Path) -> None:

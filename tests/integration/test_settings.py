@@ -67,6 +67,37 @@ def test_nothing_is_lowered(plain: Place) -> None:
         assert not plain.converge("pgml_settings", minimum={name: value})["changed"]
 
 
+LIBRARIES = "shared_preload_libraries"
+
+
+def test_a_library_is_added_to_those_that_are_there(plain: Place) -> None:
+    """The server starts with both: a name of its own for each, in the file that ALTER SYSTEM writes."""
+    plain.sql("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+    result = plain.converge("pgml_settings", minimum={LIBRARIES: ["auto_explain"], "max_wal_senders": 5})
+    assert result["changes"] == [f"Add auto_explain to {LIBRARIES}", "Reload the configuration"]
+    assert result["pending_restart"] == [LIBRARIES]
+    assert result["diff"]["after"][LIBRARIES] == "pg_stat_statements, auto_explain"
+    plain.cluster.restart()
+    assert plain.value(f"SHOW {LIBRARIES}") == "pg_stat_statements, auto_explain"
+    assert plain.value("SHOW auto_explain.log_min_duration") == "-1"
+    again = plain.ok("pgml_settings", minimum={LIBRARIES: ["pg_stat_statements", "$libdir/auto_explain.so"]})
+    assert not again["changed"] and again["pending_restart"] == []
+    taken = plain.converge("pgml_settings", minimum={}, remove={LIBRARIES: ["pg_stat_statements"]})
+    assert taken["changes"] == [f"Take pg_stat_statements out of {LIBRARIES}", "Reload the configuration"]
+    assert taken["pending_restart"] == [LIBRARIES]
+    plain.cluster.restart()
+    assert plain.value(f"SHOW {LIBRARIES}") == "auto_explain"
+    plain.converge("pgml_settings", minimum={}, remove={LIBRARIES: ["auto_explain"]})
+    assert LIBRARIES not in (plain.cluster.data / "postgresql.auto.conf").read_text()
+    plain.cluster.restart()
+    assert plain.value(f"SHOW {LIBRARIES}") == ""
+
+
+def test_libraries_of_a_managed_service_are_asked_for(plain: Place) -> None:
+    message = plain.refused("pgml_settings", minimum={LIBRARIES: ["pgml"]}, write=False)
+    assert f"needs {LIBRARIES} = pgml; it is managed" in message
+
+
 @pytest.mark.parametrize(
     ("asked", "shown"),
     [("1GB", "1GB"), ("1024MB", "1GB"), (2048, "2GB"), ("1 GB", "1GB"), ("1048577kB", "1025MB"), ("2TB", "2TB")],
@@ -111,6 +142,9 @@ def test_settings_that_are_not_ours_are_refused(plain: Place) -> None:
         ({"wal_receiver_timeout": "60s"}, ["wal_receiver_timeout", "60s"]),
         ({"max_wal_senders": None}, ["max_wal_senders"]),
         ({"wal_level": "logicl"}, ["wal_level", "logicl"]),
+        ({"shared_preload_libraries": 5}, ["shared_preload_libraries = 5 is no list"]),
+        ({"shared_preload_libraries": [""]}, ["shared_preload_libraries", "is no list"]),
+        ({"shared_preload_libraries": ['a"b']}, ["shared_preload_libraries", 'a"b']),
         ({"max_wal_senders": 99999999999}, ["max_wal_senders", "99999999999"]),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_is_trained_on_replicated_rows_is_served_everywhere(servers: dict[s
         ({"pgml_trainer": "nobody"}, "Models go from nobody to "),
         ({"pgml_ship_to": ["trainer"]}, "Models go from trainer to trainer: let pgml_trainer be one host"),
         ({"pgml_ship_to": []}, "Models go from trainer to no host: "),
-        ({"pgml_shipper_password": ""}, "pgml_shipper_password is not a string, or empty"),
+        ({"pgml_shipper_password": ""}, "pgml_shipper_password is not set, or not a string"),
     ],
 )
 def test_a_request_that_cant_work(

@@ -78,7 +78,7 @@ LONG = "x" * 70
 MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
     "entries": (
         [
-            distribution(name="a", strategy="native"),
+            distribution(name="a", strategy="auto"),
             distribution(name="b", tabels=["x"]),
             {"name": "c", "tables": ["x"]},
             distribution(name="d", tables="public.orders"),
@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
             {"database": "shop"},
         ],
         [
-            'Distribution "a" has strategy native, which this version can\'t do: use dump, fdw or logical.',
+            'Distribution "a" has strategy auto, which this version can\'t do: use dump, fdw, logical or native.',
             'Distribution "b" has unknown key tabels; known are database, exclude_tables, name,',
             'Distribution "c" has no database',
             'Distribution "d": tables must be a list.',

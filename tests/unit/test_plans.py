@@ -11,11 +11,13 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.en
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     grants,
+    libraries,
     publication,
     settings,
     subscription,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.grants import Grants
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.libraries import Libraries
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.publication import (
     OPERATIONS,
     Publication,
@@ -252,9 +254,61 @@ def test_settings_are_raised_only(
     name: str, running: str, configured: str, minimum: str, restart: bool, too_low: bool, waits: bool
 ) -> None:
     setting = Setting(name, running, configured, minimum, restart)
-    assert (setting.too_low, setting.waits) == (too_low, waits)
+    assert (setting.differs, setting.waits) == (too_low, waits)
     changes = settings.plan([setting])
     assert len(changes) == (2 if too_low else 0)
     if too_low:
         assert text(changes[0].statement) == f"ALTER SYSTEM SET \"{name}\" = '{minimum}'"
         assert not changes[0].transactional
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("", []),
+        ("auto_explain", ["auto_explain"]),
+        (" auto_explain , pg_stat_statements ", ["auto_explain", "pg_stat_statements"]),
+        ("a,,b", ["a", "b"]),
+        ('""', []),
+        ('"$libdir/a b", c', ["$libdir/a b", "c"]),
+        ('"a,b" ,"c""d"', ["a,b", 'c"d']),
+        ("a b, Ünï", ["a b", "Ünï"]),
+    ],
+)
+def test_lists_of_libraries_are_read_as_postgresql_reads_them(value: str, names: list[str]) -> None:
+    assert libraries.split(value) == names
+
+
+@pytest.mark.parametrize("value", ['"a', '"a" b'])
+def test_a_list_that_postgresql_would_refuse_is_refused(value: str) -> None:
+    with pytest.raises(Refused):
+        libraries.split(value)
+
+
+@pytest.mark.parametrize(
+    ("configured", "beneath", "add", "remove", "wanted", "values"),
+    [
+        ([], [], ["pgml"], [], ["pgml"], "SET \"x\" = 'pgml'"),
+        (["a", "b"], ["a", "b"], ["pgml"], [], ["a", "b", "pgml"], "SET \"x\" = 'a', 'b', 'pgml'"),
+        (["b", "$libdir/pgml"], [], ["pgml"], [], ["b", "$libdir/pgml"], None),
+        (["/usr/lib/pgml.so"], [], ["pgml", "pgml"], [], ["/usr/lib/pgml.so"], None),
+        (["a"], [], ["c", "b", "c"], [], ["a", "c", "b"], "SET \"x\" = 'a', 'c', 'b'"),
+        (["a", "pgml"], ["a"], [], ["pgml"], ["a"], 'RESET "x"'),
+        (["a", "pgml", "b"], ["a"], [], ["pgml"], ["a", "b"], "SET \"x\" = 'a', 'b'"),
+        (["pgml"], [], [], ["pgml"], [], 'RESET "x"'),
+        (["a"], [], [], ["pgml"], ["a"], None),
+    ],
+)
+def test_what_is_in_a_list_of_libraries_stays(
+    configured: list[str], beneath: list[str], add: list[str], remove: list[str], wanted: list[str], values: str | None
+) -> None:
+    listed = Libraries("x", configured, configured, beneath, add, remove, True)
+    assert (listed.wanted, listed.differs, listed.waits) == (wanted, values is not None, values is not None)
+    assert listed.problem("here") is None
+    changes = settings.plan([listed])
+    assert [text(change.statement) for change in changes[:1]] == ([f"ALTER SYSTEM {values}"] if values else [])
+
+
+def test_a_list_that_alter_system_can_not_empty_is_left_to_people() -> None:
+    listed = Libraries("x", ["pgml"], ["pgml"], ["pgml"], [], ["pgml"], True)
+    assert listed.problem("here") == "x of here is pgml in a file that ALTER SYSTEM can't empty: take pgml out there."

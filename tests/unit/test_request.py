@@ -8,6 +8,8 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import requ
 
 SHOP = {"name": "shop", "database": "shop", "tables": ["users", {"name": "public.orders", "where": "id > 1"}]}
 
+NATIVE = {"name": "here", "database": "shop", "strategy": "native"}
+
 LIVE = {
     "name": "live",
     "database": "shop",
@@ -28,7 +30,9 @@ def test_a_sound_request_has_no_problems():
         "schemas": ["stock"],
         "exclude_tables": ["stock.log"],
     }
-    assert request.problems([SHOP, other, rest, LIVE], ["ml-1", "ml-2"]) == []
+    assert request.problems([SHOP, other, rest, LIVE, NATIVE], ["ml-1", "ml-2"]) == []
+    assert request.problems([NATIVE], []) == []
+    assert request.grants([NATIVE]) == []
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,14 @@ def test_a_sound_request_has_no_problems():
         ([{"database": "shop"}], "has no name"),
         ([{"name": "shop"}], '"shop" has no database'),
         ([{**SHOP, "tabels": []}], "unknown key tabels"),
-        ([{**SHOP, "strategy": "native"}], "strategy native, which this version can't do: use dump, fdw or logical"),
+        (
+            [{**SHOP, "strategy": "auto"}],
+            "strategy auto, which this version can't do: use dump, fdw, logical or native",
+        ),
+        ([{**SHOP, "strategy": "native"}], "has tables, and strategy native moves no tables"),
+        ([NATIVE, {**NATIVE, "name": "b", "database": "crm"}], "in databases shop, crm: PostgresML can be in one"),
+        ([NATIVE, NATIVE], "listed more than once"),
+        ([{**NATIVE, "tabels": []}], "unknown key tabels"),
         ([{**SHOP, "exclude_tables": ["orders"]}], "exclude_tables, which a publication can't do"),
         ([{**SHOP, "snapshots": LIVE["snapshots"]}], '"shop" has snapshots, which only strategy fdw makes'),
         ([{**SHOP, "strategy": "dump", "snapshots": []}], "has snapshots, which only strategy fdw makes"),
