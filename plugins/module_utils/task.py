@@ -47,10 +47,10 @@ class Task:
             return None
         return Session(endpoint, **settings)
 
-    def source_or_none(self, endpoint: Endpoint) -> Session | None:
+    def source_or_none(self, endpoint: Endpoint, **settings: str) -> Session | None:
         """A session at the source, or None in check mode when an earlier task would have opened the way there."""
         try:
-            return Session(endpoint)
+            return Session(endpoint, **settings)
         except Unreachable as error:
             if not self.check_mode:
                 raise

@@ -16,9 +16,9 @@ description:
   - C(pg_dump) leaves out the rows of an extension's tables, and rows that are copied by hand are not served, because the server
     remembers in shared memory which model a project has deployed, and each session which one it has loaded.
   - Each model comes in one transaction, with its project if that is new, its snapshot and its files, under ids of the target's
-    own. In the same transaction it is loaded, and predicts the same as on the source, before anybody sees it. Then C(pgml.deploy)
-    has all sessions of the server serve it, those included that have an older model in memory.
-  - A project is known by its name. A model that was shipped before, which is told by a SHA-256 digest, is not shipped again.
+    own. In the same transaction it is loaded, and must predict the same as on the source, before anybody sees it. Then
+    C(pgml.deploy) has all sessions of the server serve it, those included that have an older model in memory.
+  - A project is known by its name. A model that was shipped before is recognised by its SHA-256 digest, and is not shipped again.
 options:
   source:
     description:
@@ -27,13 +27,13 @@ options:
         C(deployments) there.
   projects:
     description:
-      - Names of the projects whose models are meant, exact. Without it, all of the source's projects that have a model which
-        O(which) means, and with O(state=absent) all projects to which models were shipped.
+      - Names of the projects whose models are shipped, exact. Without it, all of the source's projects that have a model which
+        O(which) selects, and with O(state=absent) all projects to which models were shipped.
     type: list
     elements: str
   which:
     description:
-      - V(deployed) is the model that each project serves on the source, V(latest) the one that was trained last, and V(best)
+      - V(deployed) is the model that each project serves on the source, V(latest) the one with the highest id, and V(best)
         the one with the best C(r2), C(f1), C(silhouette) or C(cumulative_explained_variance), as its task has it.
       - A list of ids that models have on the source means these.
     type: raw
@@ -54,16 +54,17 @@ options:
   verify:
     description:
       - Whether what a model predicts is compared with the source, when it comes and, in a new session, on each run.
-      - It is done for models of regression, classification and clustering. For others RV(models[].verified) is V(false).
-      - The source loads the model, too, into one session's memory.
+      - It is done for models of regression, classification and clustering. For others RV(models[].verified) is V(false), and
+        C(pgml.deploy) is the first to load them.
+      - Numbers may differ by a hundred thousandth of the largest one, since processors do.
+      - Both servers load the models for it, into the memory of one session.
     type: bool
     default: true
   trust_source:
     description:
       - Whether models may come that run code when they are loaded. Those with C(runtime) V(python) are pickles, and whoever can
-        write C(pgml.files) on the source has them run anything as the target's operating system user. The same goes for
-        language models, which are sets of files.
-      - With V(false), which is the default, only models with C(runtime) V(rust) can be shipped.
+        write C(pgml.files) on the source has them run anything as the target's operating system user.
+      - With V(false), only models with C(runtime) V(rust) can be shipped.
     type: bool
     default: false
   state:
@@ -88,18 +89,27 @@ notes:
   - Source and target need the same version of C(pgml), and for Python models the same versions of Python and of the packages
     that the model needs. Otherwise nothing is changed.
   - What is remembered is in table C(pgml_distributed.models) of the target's database, from the same transaction as the model.
-  - A project of the target that has models of its own is refused, for the two would take turns in being served. Rename one, or
-    use O(deploy=false).
-  - On the source, one transaction reads all of it, from one moment, with C(ACCESS SHARE) locks on these five tables.
-  - The login role has to own the tables of schema C(pgml), or be a superuser.
+  - A project of the target that has models of its own is refused, for it would alternate between them and those that are
+    shipped. Delete them there, rename the project on the source, or use O(deploy=false). After a rename, sessions that have asked
+    for the old name have to reconnect.
+  - On the source, one transaction reads what is shipped, from one moment, with C(ACCESS SHARE) locks on these five tables, and
+    holds back C(VACUUM) until the models are served. Each run has both servers compute the digests of the models that O(which)
+    selects, for which they read their files.
+  - Models with several files are refused, as language models have them, because C(pgml.deploy) can't load them by their ids.
+  - A server remembers by the ids of projects alone which models are deployed, so it must have C(pgml) in one database only, and
+    1023 projects that serve a model at most. Source and target can't be on one server.
+  - Deployments are dated without a time zone, and the latest is served. This module dates them in UTC, and warns when sessions of
+    the target have another time zone by default.
+  - A superuser can log in for it, or a role with C(SELECT), C(INSERT) and C(DELETE) on the five tables and C(USAGE) on their
+    sequences, that may create a schema in the database. A sequence that is behind can be advanced by its owner only.
+  - What fails for one model doesn't keep the others waiting. The task fails in the end and says what it was.
   - A session that has loaded a model keeps it in memory until it ends, also when the model was removed.
-  - A read-only standby is refused. It gets what is shipped to its primary, and serves it to sessions that are opened afterwards.
+  - A read-only standby is refused. It gets what is shipped to its primary with the WAL.
   - One run at a time ships to a database. Another one waits for it, 60 seconds at most.
 seealso:
   - module: postgresml.distributed.pgml_dump_restore
-  - name: Shipping models
-    description: Why other ways don't work.
-    link: https://github.com/postgresml/distributed/blob/main/docs/docsite/rst/guide_models.rst
+  - ref: ansible_collections.postgresml.distributed.docsite.guide_models
+    description: Why other ways don't work, and what is done instead.
 extends_documentation_fragment:
   - postgresml.distributed.attributes
   - postgresml.distributed.attributes.action_group
@@ -160,10 +170,10 @@ changes:
     - Ship model 42 of project "churn" (random_forest, 3 MB)
     - Deploy model 42 of project "churn"
 models:
-  description: The models that were meant.
+  description: The models that O(which) selects.
   type: list
   elements: dict
-  returned: when O(state=present) and the source can be reached
+  returned: when O(state=present) and the source has the extension
   contains:
     project:
       description: Name of its project.
@@ -186,11 +196,11 @@ models:
       type: str
       sample: python
     bytes:
-      description: Size of its files.
+      description: Size of its file.
       type: int
       sample: 3145728
     digest:
-      description: SHA-256 of its files and of what says how they are read, in hexadecimal.
+      description: SHA-256 of its file and of what says how it is asked, in hexadecimal.
       type: str
       sample: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     shipped:

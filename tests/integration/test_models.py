@@ -230,3 +230,61 @@ def test_options_that_mean_nothing(shop: Shop, params: dict[str, Any], message: 
 
 def test_the_same_database_twice(shop: Shop) -> None:
     assert "is source and target at once" in shop.refused(source=shop.server.cluster.source(shop.server.database))
+
+
+def test_rows_that_were_copied_are_counted_by_their_sequences(shop: Shop) -> None:
+    shop.server.sql(
+        "ALTER SEQUENCE pgml.projects_id_seq RESTART 1; INSERT INTO pgml.projects VALUES (1, 'copied', 'regression')"
+    )
+    shop.train(2)
+    assert shop.bring()["changes"][0] == "Advance sequence pgml.projects_id_seq, which is behind"
+    shop.train(3)
+    shop.bring()
+    shop.server.sql("ALTER SEQUENCE pgml.deployments_id_seq RESTART 1")
+    shop.bring(which=[1])
+    assert shop.served() == 10
+
+
+def test_an_extension_that_is_made_anew_gets_other_ids(shop: Shop) -> None:
+    shop.train(2)
+    shop.server.sql("ALTER SEQUENCE pgml.models_id_seq RESTART 1; ALTER SEQUENCE pgml.projects_id_seq RESTART 1")
+    shop.bring()
+    with closing(shop.server.cluster.connect(shop.server.database)) as pooled:
+        assert pgml.predict(pooled, "price", FEATURE) == pytest.approx(10)
+        shop.server.sql("DROP EXTENSION pgml; CREATE EXTENSION pgml")
+        shop.train(3)
+        shop.bring()
+        assert pgml.predict(pooled, "price", FEATURE) == pytest.approx(15)
+    assert models(shop.server) == [2]
+
+
+def test_what_the_server_remembers_is_put_right_by_each_run(shop: Shop) -> None:
+    for slope in (2, 3):
+        shop.train(slope)
+        shop.bring()
+    with closing(shop.server.cluster.connect(shop.server.database)) as pooled:
+        assert pgml.predict(pooled, "price", FEATURE) == pytest.approx(15)
+        # Shared memory is not rolled back.
+        shop.server.sql("BEGIN; SELECT pgml.deploy(200::bigint); ROLLBACK")
+        assert pgml.predict(pooled, "price", FEATURE) == pytest.approx(10)
+        assert not shop.bring(verify=False)["changed"]
+        assert pgml.predict(pooled, "price", FEATURE) == pytest.approx(15)
+
+
+def test_other_tasks_than_regression(shop: Shop) -> None:
+    shop.trainer.sql(
+        "CREATE TABLE groups AS SELECT x::real, (x % 7)::real AS z, x / 20 AS y FROM generate_series(1, 40) AS x"
+    )
+    train = "SELECT pgml.train(%s, %s, 'public.groups', %s, %s, test_sampling => 'last')"
+    shop.trainer.sql(train, ["class", "classification", "y", "random_forest"])
+    shop.trainer.sql(train, ["group", "clustering", None, "kmeans"])
+    result = shop.bring()
+    assert [(model["project"], model["verified"]) for model in result["models"]] == [("class", True), ("group", True)]
+
+
+def test_a_time_zone_that_makes_deployments_alternate_is_warned_of(shop: Shop) -> None:
+    shop.train(2)
+    assert "warnings" not in shop.bring()
+    shop.server.sql(f"ALTER DATABASE {shop.server.database} SET timezone = 'America/Los_Angeles'")
+    (warning,) = shop.bring()["warnings"]
+    assert "have TimeZone America/Los_Angeles" in warning

@@ -41,7 +41,7 @@ def test_runs_that_are_killed_after_every_step_complete(shop: Shop, tmp_path: Pa
         "SELECT * FROM pgml.deploy",
         "COMMIT after DELETE FROM pgml_distributed.models",
     )
-    for number, step in enumerate((shipped, shipped, deployed, deployed, removed)):
+    for number, step in enumerate((shipped, deployed, shipped, deployed, removed)):
         directory = tmp_path / str(number)
         plan = Plan(str(directory), kill=step)
         with ending(Process(shop.server, directory, shop.options(prune=1), MODULE, plan)) as process:
@@ -131,12 +131,16 @@ def _do_nothing(_shop: Shop) -> None:
         ),
         (_predict_something_else, {}, 'Model 1 of project "price" predicts 42.0 in database '),
         (_have_another_task, {}, 'Project "price" is for regression in database '),
-        (_train_the_same_project, {}, "that were not shipped there (200), and would serve now these, now those"),
+        (_train_the_same_project, {}, "that were not shipped there (200), and would alternate between them"),
         (_use_another_label, {}, "doesn't know first of type pgml.sampling, which a model needs"),
         (_lose_the_snapshot, {}, "can't be shipped: it has no row in pgml.snapshots"),
         (_lose_the_file, {}, "can't be shipped: it has no file in pgml.files"),
         (_fail, {}, "can't be shipped: its status is failed."),
-        (_do_nothing, {"trust_source": False}, "is a Python pickle, and loading it would run whatever code database "),
+        (
+            _do_nothing,
+            {"trust_source": False},
+            "has runtime python, and loading it would run whatever code somebody has put into pgml.files of database ",
+        ),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
@@ -221,3 +225,67 @@ def test_a_server_that_was_restarted_serves_what_was_shipped(shop: Shop) -> None
         # The first prediction after a start fails in pgml 2.10.0; the run has asked for it.
         assert pgml.predict(session, "price", FEATURE) == pytest.approx(10)
     assert predicted(shop.server, "price") == 10
+
+
+def test_what_fails_for_one_model_keeps_no_other_waiting(shop: Shop) -> None:
+    shop.train(3, "zzz")
+    shop.train(4, "aaa")
+    shop.trainer.sql("UPDATE pgml.files SET data = 'no pickle' WHERE model_id = 1")
+    result = shop.server.run(MODULE, **shop.options())
+    assert result["msg"].startswith('Model 1 of project "price" can\'t be compared, which verify=false leaves out: ')
+    assert (shop.served("aaa"), shop.served("zzz")) == (20, 15)
+    assert len(models(shop.server)) == 2
+
+
+def test_a_source_that_shows_one_model_and_sends_another(shop: Shop) -> None:
+    columns = (
+        "hyperparams, status, metrics, search, search_params, search_args, created_at, updated_at FROM pgml.real_models"
+    )
+    shop.trainer.sql(
+        "ALTER TABLE pgml.models RENAME TO real_models; CREATE VIEW pgml.models AS"
+        " SELECT id, project_id, snapshot_id, num_features, algorithm, CASE WHEN current_query() LIKE 'COPY%' THEN runtime"
+        f" ELSE 'rust' END AS runtime, {columns}"
+    )
+    for verify in (True, False):
+        message = shop.refused(trust_source=False, verify=verify)
+        assert "arrived as something else than was sent" in message
+    shop.trainer.sql("DROP VIEW pgml.models; ALTER TABLE pgml.real_models RENAME TO models")
+    shop.trainer.sql(
+        "UPDATE pgml.models SET runtime = 'rust'; ALTER TABLE pgml.files RENAME TO real_files; CREATE VIEW pgml.files AS"
+        " SELECT * FROM pgml.real_files UNION ALL SELECT id + 1, model_id, '../x', part, created_at, updated_at, data"
+        " FROM pgml.real_files WHERE current_query() LIKE 'COPY%'"
+    )
+    assert "came with 2 rows instead of one" in shop.refused(trust_source=False, verify=False)
+
+
+def test_what_somebody_else_has_made_ready_is_not_used(shop: Shop) -> None:
+    role = f"mallory_{os.getpid()}"
+    shop.server.sql(f"CREATE ROLE {role}; GRANT CREATE ON DATABASE {shop.server.database} TO {role}")
+    try:
+        shop.server.sql(
+            f"SET ROLE {role}; CREATE SCHEMA pgml_distributed;"
+            " CREATE FUNCTION pgml_distributed.run() RETURNS bigint LANGUAGE sql AS 'SELECT 1/0';"
+            " CREATE VIEW pgml_distributed.models AS SELECT pgml_distributed.run() AS model_id"
+        )
+        assert f'is role "{role}"\'s, whose functions would run with the rights' in shop.refused()
+        shop.server.sql("DROP SCHEMA pgml_distributed CASCADE")
+        shop.server.sql(f"GRANT CREATE ON SCHEMA public TO {role}")
+        shop.server.sql(
+            f"SET ROLE {role}; CREATE FUNCTION public.pg_try_advisory_lock(int, int) RETURNS boolean LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE 'mine' ; END $$; CREATE FUNCTION public.nextval(text) RETURNS bigint LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE 'mine'; END $$"
+        )
+        shop.bring()
+    finally:
+        shop.server.sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_two_databases_of_one_server(shop: Shop) -> None:
+    server = shop.trainer.cluster
+    server.create_database("beside")
+    try:
+        pgml.create_extension(server, "beside")
+        message = Place(server, "beside").refused(MODULE, **shop.options())
+        assert "is on the server of the source" in message
+    finally:
+        server.drop_database("beside")

@@ -314,7 +314,7 @@ def test_models_alone(tmp_path: Path) -> None:
         playbook = Playbook(Ansible(tmp_path), (shop, analytics))
         # The inventory has no such address.
         refused = playbook.run(("billing", opened), ("analytics", role("pgml_model_shipping", **options)))
-        assert not refused.ok and "is a Python pickle" in refused.message, refused.output
+        assert not refused.ok and "has runtime python" in refused.message, refused.output
         playbook.converge(("analytics", role("pgml_model_shipping", trust_source=True, **options)))
         query = "SELECT pgml.predict('price'::text, ARRAY[5]::real[])"
         assert analytics.sql(query, dbname="ml")[0][0] == pytest.approx(15)

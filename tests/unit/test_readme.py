@@ -67,7 +67,14 @@ def test_every_variable_of_the_playbooks_is_in_the_guide() -> None:
     mapping = text("playbooks", "vars", "mapping.yml")
     playbooks = [
         text("playbooks", name)
-        for name in ("distribute.yml", "verify.yml", "schema_change.yml", "teardown.yml", "tasks/check.yml")
+        for name in (
+            "distribute.yml",
+            "verify.yml",
+            "schema_change.yml",
+            "ship_models.yml",
+            "teardown.yml",
+            "tasks/check.yml",
+        )
     ]
     read = set(re.findall(r"\b(pgml_[a-z_]+) \| default", mapping + "".join(playbooks)))
     read |= set(re.findall(r"hostvars\[[^]]+]\.(pgml_[a-z_]+)", mapping))

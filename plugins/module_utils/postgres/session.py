@@ -252,10 +252,12 @@ class Session:
 
         A restored backup and a cloned machine have the system identifier of their original, but not its start time.
         """
-        query = (
-            "SELECT system_identifier, pg_postmaster_start_time(),"
-            " (SELECT oid FROM pg_database WHERE datname = current_database()) FROM pg_control_system()"
-        )
+        query = "SELECT oid FROM pg_database WHERE datname = current_database()"
+        return self.is_same_server(other) and bool(self.value(query) == other.value(query))
+
+    def is_same_server(self, other: Session) -> bool:
+        """Whether both sessions are in one running server."""
+        query = "SELECT system_identifier, pg_postmaster_start_time() FROM pg_control_system()"
         return bool(self.row(query) == other.row(query))
 
     @contextlib.contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Collection, NamedTuple
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
-TABLE = """
-CREATE SCHEMA IF NOT EXISTS pgml_distributed;
-COMMENT ON SCHEMA pgml_distributed IS 'What the Ansible collection postgresml.distributed remembers';
-CREATE TABLE IF NOT EXISTS pgml_distributed.models (
+_TABLE = """
+CREATE TABLE pgml_distributed.models (
     relation oid, model_id bigint, snapshot_id bigint NOT NULL,
     source_system text NOT NULL, source_database text NOT NULL, source_model_id bigint NOT NULL, digest text NOT NULL,
     shipped_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (relation, model_id));
@@ -31,9 +30,39 @@ class Shipped(NamedTuple):
     source_model_id: int
     digest: str
 
+    @property
+    def source(self) -> tuple[str, str]:
+        """The system identifier and the database that it came from."""
+        return (self.source_system, self.source_database)
+
+
+def prepare(session: Session) -> None:
+    """Make the table, and its schema, where they are missing."""
+    if exists(session):
+        return
+    if session.value("SELECT to_regnamespace('pgml_distributed')") is None:
+        session.execute(ledger.MAKE_SCHEMA)
+    session.execute(_TABLE)
+
 
 def exists(session: Session) -> bool:
-    return session.value("SELECT to_regclass('pgml_distributed.models')") is not None
+    """Whether the table is there.
+
+    :raises Refused: when somebody else made it, or its schema, whose functions would run with the rights of this session
+    """
+    rows = session.rows(
+        "SELECT o.kind, r.rolname AS owner, r.rolsuper OR r.rolname = current_user AS trusted"
+        " FROM (SELECT 'n' AS kind, nspowner AS owner FROM pg_namespace WHERE nspname = 'pgml_distributed' UNION ALL"
+        "  SELECT relkind::text, relowner FROM pg_class WHERE oid = to_regclass('pgml_distributed.models')) AS o"
+        " JOIN pg_roles AS r ON r.oid = o.owner"
+    )
+    for row in rows:
+        if not row.trusted:
+            raise Refused(
+                'Schema pgml_distributed of {0} is role "{1}"\'s, whose functions would run with the rights of this session:'
+                " drop it, or give it to the role that logs in.".format(session.endpoint, row.owner)
+            )
+    return len(rows) > 1
 
 
 def read(session: Session) -> list[Shipped]:
@@ -77,10 +106,6 @@ def forget(session: Session, models: Collection[int]) -> None:
 
 
 def remove(session: Session) -> None:
-    """Drop the table, and the schema when nothing else is in it."""
+    """Drop the table, and the schema when nothing else is in it; in a transaction."""
     session.execute("DROP TABLE pgml_distributed.models")
-    if not session.value(
-        "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgml_distributed'::regnamespace)"
-        " OR EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'pgml_distributed'::regnamespace)"
-    ):
-        session.execute("DROP SCHEMA {0}".format(ledger.SCHEMA))
+    session.tried("DROP SCHEMA {0}".format(ledger.SCHEMA))

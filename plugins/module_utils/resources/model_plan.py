@@ -6,9 +6,13 @@ from __future__ import annotations
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.model_catalog import Model, Project
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.model_ledger import Shipped
+
+_MOST_PROJECTS = 1023
+"""The server's memory of deployed models has 1024 places, and is cleared when they are taken."""
 
 
 class Held(NamedTuple):
@@ -19,6 +23,8 @@ class Held(NamedTuple):
     """the oldest first"""
     behind: Sequence[str] = ()
     """sequences that would give ids which are taken"""
+    source: tuple[str, str] = ("", "")
+    """the system identifier and the database of the source that is asked now"""
     history: Mapping[str, Sequence[int]] = {}
     """the models of each project's deployments, the newest first"""
 
@@ -53,14 +59,13 @@ class Wanted(NamedTuple):
 class Plan(NamedTuple):
     """What is to be done, in this order."""
 
-    advance: Sequence[str]
+    advance: Sequence[str] = ()
     """sequences to be put behind the ids that are taken"""
-    ship: Sequence[Wanted]
-    deploy: Sequence[tuple[Wanted, int | None]]
-    """each with the id that it has on the target, if it is there"""
-    remove: Sequence[Shipped]
-    redeploy: Sequence[tuple[str, int]]
+    ship: Sequence[Wanted] = ()
+    deploy: Sequence[Wanted] = ()
+    redeploy: Sequence[tuple[str, int]] = ()
     """projects that lose the model that they serve, each with one that is to be served instead, before"""
+    remove: Sequence[Shipped] = ()
 
     @property
     def words(self) -> list[str]:
@@ -70,7 +75,7 @@ class Plan(NamedTuple):
                 "Ship {0} ({1}, {2})".format(each.model.label, each.model.algorithm, _size(each.model.size))
                 for each in self.ship
             ],
-            *["Deploy {0}".format(each.model.label) for each, _known in self.deploy],
+            *["Deploy {0}".format(each.model.label) for each in self.deploy],
             *['Deploy model {1} of project "{0}", which it served before'.format(*each) for each in self.redeploy],
             *[
                 'Remove model {0} of project "{1}", shipped from model {2}'.format(
@@ -81,7 +86,9 @@ class Plan(NamedTuple):
         ]
 
 
-def planned(wanted: Sequence[Wanted], held: Held, params: Mapping[str, Any], source: str, target: str) -> Plan:
+def planned(
+    wanted: Sequence[Wanted], held: Held, params: Mapping[str, Any], source: Endpoint, target: Endpoint
+) -> Plan:
     """What brings *held* to *wanted*.
 
     :raises Refused: when the target has something else of that name
@@ -90,22 +97,22 @@ def planned(wanted: Sequence[Wanted], held: Held, params: Mapping[str, Any], sou
         _refuse_clash(each.model, held, params["deploy"], source, target)
     if params["deploy"]:
         _refuse_rivals(wanted)
+        _refuse_too_many(wanted, held, target)
     ship = [each for each in wanted if held.holds(each) is None]
     deploy = [
-        (each, held.holds(each))
+        each
         for each in wanted
         if params["deploy"] and (each in ship or held.served(each.model.project) != held.holds(each))
     ]
     return Plan(
-        advance=held.behind if ship else (),
+        advance=held.behind if ship or deploy else (),
         ship=ship,
         deploy=deploy,
         remove=_superfluous(wanted, held, params) if params["prune"] else (),
-        redeploy=(),
     )
 
 
-def _refuse_clash(model: Model, held: Held, deploy: bool, source: str, target: str) -> None:
+def _refuse_clash(model: Model, held: Held, deploy: bool, source: Endpoint, target: Endpoint) -> None:
     project = held.projects.get(model.project)
     if project is None:
         return
@@ -118,8 +125,10 @@ def _refuse_clash(model: Model, held: Held, deploy: bool, source: str, target: s
     own = held.own(model.project)
     if deploy and own:
         raise Refused(
-            'Project "{0}" has models in {1} that were not shipped there ({2}), and would serve now these, now those: rename the'
-            " project, delete them, or use deploy=false.".format(model.project, target, enumerate_names(map(str, own)))
+            'Project "{0}" has models in {1} that were not shipped there ({2}), and would alternate between them and'
+            " those that were: delete them there, rename the project on the source, or use deploy=false.".format(
+                model.project, target, enumerate_names(map(str, own))
+            )
         )
 
 
@@ -134,6 +143,18 @@ def _refuse_rivals(wanted: Sequence[Wanted]) -> None:
         )
 
 
+def _refuse_too_many(wanted: Sequence[Wanted], held: Held, target: Endpoint) -> None:
+    names = {name for name, project in held.projects.items() if project.deployed} | {
+        each.model.project for each in wanted
+    }
+    if len(names) > _MOST_PROJECTS:
+        raise Refused(
+            "{0} would serve {1} projects, and pgml forgets what all of them serve beyond {2}: ship fewer.".format(
+                target.title, len(names), _MOST_PROJECTS
+            )
+        )
+
+
 def _superfluous(wanted: Sequence[Wanted], held: Held, params: Mapping[str, Any]) -> list[Shipped]:
     """The oldest of the shipped models beyond those that are kept; what is wanted now, or served, stays."""
     found = []
@@ -143,13 +164,14 @@ def _superfluous(wanted: Sequence[Wanted], held: Held, params: Mapping[str, Any]
         if not params["deploy"]:
             staying.add(held.served(project))
         coming = [each for each in these if held.holds(each) is None]
-        spare = [each for each in held.of(project) if each.model_id not in staying]
-        excess = len(held.of(project)) + len(coming) - params["prune"]
+        # Those of another source are for that to prune.
+        spare = [each for each in held.of(project) if each.model_id not in staying and each.source == held.source]
+        excess = len([each for each in held.of(project) if each.source == held.source]) + len(coming) - params["prune"]
         found += spare[: max(excess, 0)]
     return found
 
 
-def sides(wanted: Sequence[Wanted], held: Held, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+def diff_of(wanted: Sequence[Wanted], held: Held, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
     """The projects before and after, their models by digest."""
     before = {}
     after = {}
@@ -165,7 +187,7 @@ def sides(wanted: Sequence[Wanted], held: Held, plan: Plan) -> tuple[dict[str, A
             }
         after[project] = {
             "deployed": next(
-                (each.digest for each, _known in plan.deploy if each.model.project == project),
+                (each.digest for each in plan.deploy if each.model.project == project),
                 before.get(project, {}).get("deployed"),
             ),
             "shipped": sorted(
@@ -185,7 +207,7 @@ def removal(held: Held, gone: Sequence[Shipped]) -> Plan:
         left = [model for model in held.history.get(project, ()) if model not in ids]
         if served in ids and left:
             redeploy.append((project, left[0]))
-    return Plan((), (), (), gone, redeploy)
+    return Plan(advance=held.behind if redeploy else (), redeploy=redeploy, remove=gone)
 
 
 def _size(size: int) -> str:

@@ -19,13 +19,14 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.m
 _SAMPLES = 8
 _TASKS = ("regression", "classification", "clustering", "cluster")
 """Those whose models take numbers and give numbers."""
-_RELATIVE, _ABSOLUTE = 1e-5, 1e-7
-"""How much two processors may make of the same float4 arithmetic."""
+_MOST_FEATURES = 10000
+_TOLERANCE = 1e-5
+"""How much two processors may make of the same float4 arithmetic, of the largest number that is predicted."""
 
 
 def comparable(model: Model) -> bool:
-    """Whether a model takes numbers and gives numbers; a language model doesn't."""
-    return model.task in _TASKS and model.plain
+    """Whether a model takes numbers, not too many, and gives numbers."""
+    return model.task in _TASKS and 0 < model.features <= _MOST_FEATURES
 
 
 def samples(features: int) -> list[list[float]]:
@@ -48,7 +49,7 @@ def predicted(session: Session, model: Model, what: int | None) -> list[list[flo
     )
     query = compose(
         "SELECT {function}({asked}, features) AS prediction FROM (VALUES {samples}) AS sample(number, features) ORDER BY number",
-        function=raw("pgml.predict_joint" if model.outputs > 1 else "pgml.predict"),
+        function=raw("pgml.predict_joint" if model.outputs > 1 and model.task == "regression" else "pgml.predict"),
         asked=asked,
         samples=listed(
             [
@@ -65,18 +66,23 @@ def compare(model: Model, source: Session, target: Session, what: int | None) ->
     """Whether both predict the same; False when the model is none that can be compared.
 
     :param what: the model's id in *target*, or None for what the project serves there
-
     :raises Refused: when they differ
     """
     if not comparable(model):
         return False
-    theirs = predicted(source, model, model.id)
-    ours = _served(target, model) if what is None else predicted(target, model, what)
+    try:
+        theirs = predicted(source, model, model.id)
+        ours = by_name(target, model) if what is None else predicted(target, model, what)
+    except ServerRefused as error:
+        raise ServerRefused(
+            "{0} can't be compared, which verify=false leaves out: {1}".format(model.title, error), **error.details
+        ) from None
+    scale = max([abs(number) for row in theirs for number in row if number and math.isfinite(number)] or [0.0])
     for mine, other in zip(ours, theirs):
-        if not equal(mine, other):
+        if not equal(mine, other, scale):
             raise Refused(
-                "M{0} predicts {1} in {2} and {3} in {4}, for the same features.".format(
-                    model.label[1:],
+                "{0} predicts {1} in {2} and {3} in {4}, for the same features.".format(
+                    model.title,
                     ", ".join(map(str, mine)),
                     target.endpoint,
                     ", ".join(map(str, other)),
@@ -86,17 +92,23 @@ def compare(model: Model, source: Session, target: Session, what: int | None) ->
     return True
 
 
-def _served(session: Session, model: Model) -> list[list[float]]:
-    """In pgml 2.10.0, the first prediction by a project's name after the server's start fails, and the second works."""
+def by_name(session: Session, model: Model) -> list[list[float]]:
+    """What *session* predicts by the project's name. In a session that asks for the first time, that also has the server look for
+    the newest deployment, and serve it to all.
+
+    In pgml 2.10.0, the first prediction by a project's name after the server's start fails, and the second works.
+    """
     try:
         return predicted(session, model, None)
     except ServerRefused:
         return predicted(session, model, None)
 
 
-def equal(mine: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two predictions are the same, but for the last digits of a float4."""
+def equal(mine: Sequence[float], other: Sequence[float], scale: float) -> bool:
+    """Whether two predictions are the same, but for the last digits of a float4; *scale* is the largest number of all."""
     return len(mine) == len(other) and all(
-        (math.isnan(one) and math.isnan(two)) or math.isclose(one, two, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+        one is two is None
+        or None not in (one, two)
+        and ((math.isnan(one) and math.isnan(two)) or math.isclose(one, two, rel_tol=0, abs_tol=_TOLERANCE * scale))
         for one, two in zip(mine, other)
     )

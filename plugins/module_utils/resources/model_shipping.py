@@ -6,7 +6,11 @@ from __future__ import annotations
 import time
 from typing import Mapping, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    Refused,
+    ServerRefused,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     compose,
@@ -27,6 +31,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.sn
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import Lane, Move, Source
 
 _TABLES = ("projects", "snapshots", "models", "files", "deployments")
+_RUN_LOCK = (0x70676D6C, 2)
+"""Beside those of transfer/workers.py."""
 _PATIENCE_SECONDS = 60
 """How long another run may be at work."""
 
@@ -34,20 +40,29 @@ _PATIENCE_SECONDS = 60
 def lock_run(session: Session) -> None:
     """Make sure that this is the only run that ships to the session's database, for as long as the session lasts."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not session.value("SELECT pg_try_advisory_lock(hashtext('postgresml.distributed models'))"):
+    while not session.value("SELECT pg_try_advisory_lock(%s, %s)", list(_RUN_LOCK)):
         if time.monotonic() > deadline:
             raise Refused("Another run ships models to {0}: let it end first.".format(session.endpoint))
         time.sleep(0.1)
 
 
 def sequences_behind(session: Session) -> list[str]:
-    """The sequences of ids that give values which rows have already, as they do where rows came by COPY."""
-    query = " UNION ALL ".join(
-        "SELECT '{0}' AS name FROM pgml.{0}_id_seq AS s WHERE (SELECT max(id) FROM pgml.{0})"
-        " > CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END".format(name)
-        for name in _TABLES
+    """The sequences of ids that give values which rows have already, as they do where rows came by COPY, or which models had
+    that were shipped before the extension was made anew: a session that has such a model in memory would go on with it."""
+    return [name for name in ("pgml.{0}_id_seq".format(table) for table in _TABLES) if _taken(session, name)]
+
+
+def _taken(session: Session, sequence: str) -> int | None:
+    """The greatest id of the sequence's table, if the sequence has not passed it."""
+    table = sequence[: -len("_id_seq")]
+    remembered = table == "pgml.models" and model_ledger.exists(session)
+    found = session.value(
+        "SELECT max(id) FROM (SELECT id FROM {0}{1}) AS taken"
+        " HAVING max(id) >= (SELECT last_value + is_called::int FROM {2})".format(
+            table, " UNION ALL SELECT model_id FROM pgml_distributed.models" if remembered else "", sequence
+        )
     )
-    return ["pgml.{0}_id_seq".format(row.name) for row in session.rows(query)]
+    return None if found is None else int(found)
 
 
 def advance(session: Session, sequences: Sequence[str]) -> None:
@@ -55,55 +70,63 @@ def advance(session: Session, sequences: Sequence[str]) -> None:
     for name in sequences:
         with session.transaction():
             session.execute("ALTER SEQUENCE {0} NO CYCLE".format(name))
-            last = session.value("SELECT max(id) FROM {0}".format(name[: -len("_id_seq")]))
-            if last is not None and last > session.value("SELECT last_value FROM {0}".format(name)):
-                session.rows("SELECT setval(%s, %s)", [name, last])
+            taken = _taken(session, name)
+            if taken is not None:
+                session.rows("SELECT setval(%s, %s)", [name, taken])
 
 
 class Carrier:
     """Takes models from the source, as it was at one moment, to the target."""
 
-    def __init__(self, target: Session, moment: Snapshot) -> None:
+    def __init__(self, target: Session, source: Session, moment: Snapshot) -> None:
+        """:param source: where predictions are asked for; errors would end the transaction of *moment*"""
         self._target = target
-        self._source = moment.session
-        self._lane = Lane(Source(moment.session.endpoint, [moment.name], "UTF8"))
-        self._columns = _columns(target)
+        self._source = source
+        self._moment = moment
+        self._lane = self._new_lane()
+        self._columns = model_catalog.columns(target)
+
+    def _new_lane(self) -> Lane:
+        return Lane(Source(self._source.endpoint, [self._moment.name], "UTF8"))
 
     def close(self) -> None:
         self._lane.close()
 
     def ship(self, model: Model, digest: str, verify: bool) -> int:
-        """Bring *model*, and return the id that it has here.
+        """Bring *model*, and return the id that it has here. After a failure, others can be brought.
 
         Until the transaction ends nobody else sees it, and a model that arrives damaged, or predicts something else, never is.
         """
+        try:
+            with self._target.transaction():
+                return self._ship(model, digest, verify)
+        except DistributedError:
+            self._lane.close()
+            self._lane = self._new_lane()
+            raise
+
+    def _ship(self, model: Model, digest: str, verify: bool) -> int:
         target = self._target
-        with target.transaction():
-            target.execute(model_ledger.TABLE)
-            project = _project(target, model)
-            snapshot, local = (_next_id(target, name) for name in ("snapshots", "models"))
-            self._copy("snapshots", "id = {0}".format(model.snapshot_id), {"id": snapshot}, model)
-            keys = {"id": local, "project_id": project, "snapshot_id": snapshot}
-            self._copy("models", "id = {0}".format(model.id), keys, model)
-            self._copy("files", "model_id = {0}".format(model.id), {"model_id": local}, model)
-            if model_catalog.digests(target, [local]) != {local: digest}:
-                raise ServerRefused(
-                    "M{0} arrived as something else than was sent: nothing was kept.".format(model.label[1:])
-                )
-            if verify:
-                model_predictions.compare(model, self._source, target, local)
-            model_ledger.write(
-                target,
-                Shipped(
-                    local,
-                    snapshot,
-                    model.project,
-                    self._source.system_identifier,
-                    self._source.endpoint.keywords["dbname"],
-                    model.id,
-                    digest,
-                ),
-            )
+        model_ledger.prepare(target)
+        project = _project(target, model)
+        snapshot, local = (_next_id(target, name) for name in ("snapshots", "models"))
+        self._copy("snapshots", "id = {0}".format(model.snapshot_id), {"id": snapshot}, model)
+        keys = {"id": local, "project_id": project, "snapshot_id": snapshot}
+        self._copy("models", "id = {0}".format(model.id), keys, model)
+        self._copy("files", "model_id = {0}".format(model.id), {"model_id": local}, model)
+        # What the source says of a model and what it sends are two things, and only the first was looked at.
+        arrived = target.row(
+            "SELECT m.runtime::text AS runtime, m.algorithm, m.num_features, m.status FROM pgml.models AS m"
+            " JOIN pgml.snapshots AS s ON s.id = m.snapshot_id WHERE m.id = %s AND m.project_id = %s AND s.id = %s",
+            [local, project, snapshot],
+        )
+        sent = (model.runtime, model.algorithm, model.features, model.status)
+        if arrived is None or tuple(arrived) != sent or model_catalog.digests(target, [local]) != {local: digest}:
+            raise ServerRefused("{0} arrived as something else than was sent: nothing was kept.".format(model.title))
+        if verify:
+            model_predictions.compare(model, self._source, target, local)
+        system, database = self._source.system_identifier, self._source.endpoint.keywords["dbname"]
+        model_ledger.write(target, Shipped(local, snapshot, model.project, system, database, model.id, digest))
         return local
 
     def _copy(self, table: str, condition: str, values: Mapping[str, int], model: Model) -> None:
@@ -127,10 +150,12 @@ class Carrier:
             columns=identifiers(columns),
         )
         label = "Table pgml.{0} of {1}".format(table, model.label)
-        self._lane.move(Move(label, self._target.text_of(read), self._target.text_of(write)), self._target, 0)
+        rows = self._lane.move(Move(label, self._target.text_of(read), self._target.text_of(write)), self._target, 0)
+        if rows != 1:
+            raise ServerRefused("{0} came with {1} rows instead of one: nothing was kept.".format(label, rows))
 
 
-def deploy(session: Session, model: int) -> None:
+def deploy(session: Session, model: int | None) -> None:
     """Have all sessions of the server serve *model*, at once.
 
     In a transaction of its own: what is served is in shared memory, which no rollback takes back, and must be there for all.
@@ -169,15 +194,3 @@ def _project(session: Session, model: Model) -> int:
 
 def _next_id(session: Session, table: str) -> int:
     return int(session.value("SELECT nextval(%s)", ["pgml.{0}_id_seq".format(table)]))
-
-
-def _columns(session: Session) -> dict[str, list[str]]:
-    """The columns of the tables that a model is in; updates leave them in another order than a new installation has."""
-    return {
-        row.name: row.columns
-        for row in session.rows(
-            "SELECT c.relname::text AS name, array_agg(a.attname::text ORDER BY a.attname) AS columns FROM pg_class AS c"
-            " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-            " WHERE c.relnamespace = 'pgml'::regnamespace AND c.relname IN ('snapshots', 'models', 'files') GROUP BY 1"
-        )
-    }

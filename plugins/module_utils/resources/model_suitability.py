@@ -8,11 +8,12 @@ from typing import Any, Mapping, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import model_catalog
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.model_catalog import Model
 
 
-def version(session: Session) -> str:
+def required_version(session: Session) -> str:
     """The version of pgml in the session's database, which has to have it."""
     version = model_catalog.version(session)
     if version is None:
@@ -21,23 +22,20 @@ def version(session: Session) -> str:
 
 
 def refuse_untrusted(models: Sequence[Model], params: Mapping[str, Any], endpoint: Endpoint) -> None:
-    if params["trust_source"]:
-        return
+    """Refuse models that run code when they are loaded, unless the source is trusted."""
     for model in models:
-        if model.runtime == model_catalog.PICKLED or not model.plain:
+        if model.runtime != model_catalog.SAFE and not params["trust_source"]:
             raise Refused(
-                "M{0} is {1}, and loading it would run whatever code {2} has put into it, as the operating system's user of"
-                " the server: use trust_source=true if that is trusted.".format(
-                    model.label[1:],
-                    "a Python pickle" if model.runtime == model_catalog.PICKLED else "a set of files",
-                    endpoint,
+                "{0} has runtime {1}, and loading it would run whatever code somebody has put into pgml.files of {2}, as the"
+                " operating system's user of the server: use trust_source=true if all who can write there are trusted.".format(
+                    model.title, model.runtime, endpoint
                 )
             )
 
 
 def refuse_unlike(models: Sequence[Model], source: Session, session: Session) -> None:
     """Refuse models of another version, or with values or libraries that the target doesn't have."""
-    theirs, ours = version(source), version(session)
+    theirs, ours = (_versions(each) for each in (source, session))
     if theirs != ours:
         raise Refused(
             "{0} has pgml {1} and {2} has {3}: models go between equal versions only, so update one of them.".format(
@@ -54,21 +52,38 @@ def refuse_unlike(models: Sequence[Model], source: Session, session: Session) ->
                 "a model needs" if len(models) == 1 else "models need",
             )
         )
-    pickled = [model for model in models if model.runtime == model_catalog.PICKLED]
-    if not pickled:
+    there, here = (model_catalog.columns(each) for each in (source, session))
+    if there != here:
+        odd = {
+            "pgml.{0}.{1}".format(name, column)
+            for name in here
+            for column in set(here[name]) ^ set(there.get(name, ()))
+        }
+        raise Refused(
+            "{0} and {1} don't both have the columns {2}: the extension was updated in another way in one of them.".format(
+                source.endpoint.title, session.endpoint, enumerate_names(odd)
+            )
+        )
+    if all(model.runtime == model_catalog.SAFE for model in models):
         return
-    packages = sorted({name for model in pickled for name in model.packages})
-    there, here = (model_catalog.python_versions(each, packages) for each in (source, session))
+    wanted, found = (model_catalog.python_versions(each) for each in (source, session))
     unlike = [
-        "{0} {1} instead of {2}".format(name, here.get(name, "(none)"), there.get(name, "(none)"))
-        for name in ["Python", *packages]
-        if here.get(name) != there.get(name)
+        "{0} {1} instead of {2}".format(name, found.get(name, "(none)"), wanted.get(name, "(none)"))
+        for name in ("Python", *model_catalog.PACKAGES)
+        if found.get(name) != wanted.get(name)
     ]
     if unlike:
         raise Refused(
             "{0} has {1}, with which the models of {2} may not load or may predict something else: install the same versions"
             " there.".format(session.endpoint.title, ", ".join(unlike), source.endpoint)
         )
+
+
+def _versions(session: Session) -> str:
+    """The versions of the extension and of its library, which can have been updated without it."""
+    version = required_version(session)
+    library = str(session.value("SELECT split_part(pgml.version(), ' ', 1)"))
+    return version if version == library else "{0} with library {1}".format(version, library)
 
 
 def refuse_ahead(session: Session, projects: Sequence[str]) -> None:

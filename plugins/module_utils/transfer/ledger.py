@@ -10,9 +10,14 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 
 SCHEMA = "pgml_distributed"
 
-_TABLES = """
+MAKE_SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS pgml_distributed;
 COMMENT ON SCHEMA pgml_distributed IS 'What the Ansible collection postgresml.distributed remembers';
+"""
+
+_TABLES = (
+    MAKE_SCHEMA
+    + """
 CREATE TABLE IF NOT EXISTS pgml_distributed.copies (
     schema_name text, table_name text,
     relation oid NOT NULL, fingerprint text NOT NULL, attached text[] NOT NULL,
@@ -26,6 +31,7 @@ CREATE TABLE IF NOT EXISTS pgml_distributed.progress (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp());
 COMMENT ON TABLE pgml_distributed.progress IS 'The run that is at work, or the last one; process is its session''s'
 """
+)
 
 
 class Copy(NamedTuple):
