@@ -289,3 +289,13 @@ def test_two_databases_of_one_server(shop: Shop) -> None:
         assert "is on the server of the source" in message
     finally:
         server.drop_database("beside")
+
+
+def test_a_model_that_came_before_is_compared_before_it_is_served_again(shop: Shop) -> None:
+    shop.bring()
+    shop.train(3)
+    shop.bring()
+    shop.trainer.sql("SELECT pgml.deploy('price', 'rollback')")
+    _predict_something_else(shop)
+    assert "predicts 42.0 in database" in shop.refused()
+    assert shop.served() == 15

@@ -39,7 +39,10 @@ def servers() -> Iterator[dict[str, Cluster]]:
 
 def inventory(servers: dict[str, Cluster], **variables: Any) -> dict[str, Any]:
     replicas = {name: servers[name] for name in SERVERS}
-    return playbooks.inventory(servers["prod"], replicas, DISTRIBUTIONS, pgml_ship_models=True, **variables)
+    hosts = playbooks.inventory(servers["prod"], replicas, DISTRIBUTIONS, pgml_ship_models=True, **variables)
+    # As PostgresML's own container is, on a port of its own.
+    hosts["all"]["children"]["pgml_replicas"]["hosts"]["trainer"]["pgml_managed"] = True
+    return hosts
 
 
 def train(servers: dict[str, Cluster], slope: int) -> None:
