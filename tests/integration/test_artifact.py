@@ -111,6 +111,7 @@ def test_every_playbook_is_in_it(installed: Installed) -> None:
     }
 
 
+@pytest.mark.sampled(0)
 def test_it_distributes_twice(installed: Installed, servers: tuple[Cluster, Cluster]) -> None:
     primary, replica = servers
     shop = {"name": "shop", "database": "shop", "target_database": "ml", "tables": SHOP_TABLES}

@@ -61,6 +61,7 @@ def test_replicas_are_no_clones_of_one_another(clones: list[Cluster], tmp_path: 
         assert replica.sql("SELECT subname FROM pg_subscription") == []
 
 
+@pytest.mark.sampled(0)
 def test_dumps_have_no_slots_and_so_go_to_clones(clones: list[Cluster], tmp_path: Path) -> None:
     primary, *replicas = clones
     hosts = inventory(primary, dict(zip(("a", "b"), replicas, strict=True)), DUMP)

@@ -36,6 +36,7 @@ def environment() -> dict[str, str]:
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str, environment: dict[str, str]) -> None:
     result = subprocess.run(

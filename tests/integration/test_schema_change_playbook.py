@@ -372,6 +372,7 @@ RACES = (
 )
 
 
+@pytest.mark.sampled(0)
 def test_what_is_under_way_on_the_primary_is_waited_for(servers: Servers) -> None:
     """Rows move to a default partition, a column goes that replicas are strict about, and values of a type are written that the
     type has no more: in transactions that began before, and end after."""
@@ -434,7 +435,7 @@ def test_a_replica_that_is_down_stops_all_before_anything_is_touched(servers: Se
     assert "Can't connect to" in message
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(0)
 @pytest.mark.parametrize(
     "statement",
     ["ALTER TABLE people RENAME COLUMN brief TO short", "ALTER TABLE people DROP COLUMN brief"],
@@ -474,6 +475,7 @@ def test_a_replica_that_dies_after_the_primary_s_part_catches_up_in_a_rerun(serv
         assert place.sql("SELECT nspname FROM pg_namespace WHERE nspname = 'pgml_distributed'") == []
 
 
+@pytest.mark.sampled(0)
 def test_a_lock_that_can_t_be_had_names_who_holds_it_and_the_rerun_goes_on(servers: Servers) -> None:
     statement = "ALTER TABLE people ADD COLUMN patient int"
     options = {"lock_timeout": 200, "timeout": 2}
@@ -515,6 +517,7 @@ def test_a_replica_that_does_not_follow_stops_all_before_anything_is_touched(ser
     assert "Subscription pgml_shop is disabled" in message
 
 
+@pytest.mark.sampled(0)
 def test_the_same_is_run_again_under_another_name_and_with_the_primary_s_settings(servers: Servers) -> None:
     add, drop = "ALTER TABLE people ADD COLUMN twice text", "ALTER TABLE people DROP COLUMN twice"
     servers.changed(add)
