@@ -15,7 +15,8 @@ from tests.support import pgml
 from tests.support.cluster import Cluster
 from tests.support.copies import Process, newest_pg_dump
 from tests.support.models import FEATURE, MODULE, Shop, models, predicted, shop_of
-from tests.support.pair import create_role
+from tests.support.pair import create_role, wait_for
+from tests.support.steps import PAUSED, Plan
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,26 @@ def test_a_dump_ships_no_model_and_this_ships_all(shop: Shop) -> None:
     assert models(shop.server) == []
     assert len(shop.bring()["models"]) == 3
     assert [shop.served(project) for project in ("price", "demand", "churn")] == [10, 15, 20]
+
+
+def test_a_later_training_changes_no_digest(shop: Shop) -> None:
+    shop.train(2)
+    shop.bring()
+    # As a training does that reuses the project's snapshot.
+    shop.trainer.sql("""UPDATE pgml.snapshots SET "columns" = '[]', analysis = '{"samples": 1}'""")
+    assert not shop.bring()["changed"]
+
+
+def test_foreign_tables_are_managed_while_models_come(shop: Shop, tmp_path: Path) -> None:
+    shop.train(2)
+    shop.server.sql("CREATE EXTENSION postgres_fdw")
+    plan = Plan(str(tmp_path), pause="COMMIT after INSERT INTO pgml_distributed.models")
+    process = Process(shop.server, tmp_path / "ansible", shop.options(), MODULE, plan)
+    wait_for((tmp_path / PAUSED).exists, 30, "the model to come")
+    source = shop.trainer.cluster.source(shop.trainer.database)
+    assert shop.server.ok("pgml_fdw", server="shop", source=source)["changed"]
+    (tmp_path / PAUSED).unlink()
+    assert process.finish()["changed"]
 
 
 def test_a_server_that_trains_too_keeps_its_own(shop: Shop) -> None:

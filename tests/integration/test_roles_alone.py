@@ -312,9 +312,12 @@ def test_models_alone(tmp_path: Path) -> None:
         source = {"host": shop.host, "port": shop.port, "db": "ml", "user": "feed", "password": Unsafe(PASSWORD)}
         options: dict[str, Any] = {"login": login(analytics, login_db="ml"), "source": source, "projects": ["price"]}
         playbook = Playbook(Ansible(tmp_path), (shop, analytics))
+        # A slot that nobody lists any more is no reason to let a role replicate that never did.
+        shop.sql("SELECT pg_create_logical_replication_slot('pgml_left_behind', 'pgoutput')", dbname="ml")
         # The inventory has no such address.
         refused = playbook.run(("billing", opened), ("analytics", role("pgml_model_shipping", **options)))
         assert not refused.ok and "has runtime python" in refused.message, refused.output
+        assert shop.sql("SELECT rolreplication FROM pg_roles WHERE rolname = 'feed'") == [(False,)]
         playbook.converge(("analytics", role("pgml_model_shipping", trust_source=True, **options)))
         query = "SELECT pgml.predict('price'::text, ARRAY[5]::real[])"
         assert analytics.sql(query, dbname="ml")[0][0] == pytest.approx(15)

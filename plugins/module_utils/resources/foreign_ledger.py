@@ -98,7 +98,7 @@ def shared(session: Session, server: str) -> frozenset[Key]:
 
 
 def _exists(session: Session) -> bool:
-    return session.value("SELECT to_regclass('pgml_distributed.foreign_objects')") is not None
+    return ledger.has(session, "foreign_objects")
 
 
 def of_kind(things: Mapping[Key, Thing], kind: str) -> list[Thing]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Collection, NamedTuple
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
@@ -46,23 +45,7 @@ def prepare(session: Session) -> None:
 
 
 def exists(session: Session) -> bool:
-    """Whether the table is there.
-
-    :raises Refused: when somebody else made it, or its schema, whose functions would run with the rights of this session
-    """
-    rows = session.rows(
-        "SELECT o.kind, r.rolname AS owner, r.rolsuper OR r.rolname = current_user AS trusted"
-        " FROM (SELECT 'n' AS kind, nspowner AS owner FROM pg_namespace WHERE nspname = 'pgml_distributed' UNION ALL"
-        "  SELECT relkind::text, relowner FROM pg_class WHERE oid = to_regclass('pgml_distributed.models')) AS o"
-        " JOIN pg_roles AS r ON r.oid = o.owner"
-    )
-    for row in rows:
-        if not row.trusted:
-            raise Refused(
-                'Schema pgml_distributed of {0} is role "{1}"\'s, whose functions would run with the rights of this session:'
-                " drop it, or give it to the role that logs in.".format(session.endpoint, row.owner)
-            )
-    return len(rows) > 1
+    return ledger.has(session, "models")
 
 
 def read(session: Session) -> list[Shipped]:

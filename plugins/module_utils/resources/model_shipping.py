@@ -31,8 +31,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.sn
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import Lane, Move, Source
 
 _TABLES = ("projects", "snapshots", "models", "files", "deployments")
-_RUN_LOCK = (0x70676D6C, 2)
-"""Beside those of transfer/workers.py."""
+_RUN_LOCK = (0x70676D6C, 3)
+"""Beside those of transfer/workers.py and resources/foreign_ledger.py."""
 _PATIENCE_SECONDS = 60
 """How long another run may be at work."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Sequence
 
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change, arrays, raw
 
@@ -52,8 +53,29 @@ class Copy(NamedTuple):
         return (self.schema, self.name)
 
 
+def has(session: Session, table: str) -> bool:
+    """Whether schema pgml_distributed has *table*.
+
+    :raises Refused: when somebody else has made either, whose functions would run with the rights of this session
+    """
+    rows = session.rows(
+        "SELECT r.rolname AS owner, r.rolsuper OR r.rolname = current_user AS trusted"
+        " FROM (SELECT nspowner AS owner FROM pg_namespace WHERE nspname = 'pgml_distributed' UNION ALL"
+        "  SELECT relowner FROM pg_class WHERE oid = to_regclass('pgml_distributed.' || quote_ident(%s))) AS made"
+        " JOIN pg_roles AS r ON r.oid = made.owner",
+        [table],
+    )
+    for row in rows:
+        if not row.trusted:
+            raise Refused(
+                'Schema pgml_distributed of {0} is role "{1}"\'s, whose functions would run with the rights of this session:'
+                " drop it, or give it to the role that logs in.".format(session.endpoint, row.owner)
+            )
+    return len(rows) > 1
+
+
 def exists(session: Session) -> bool:
-    return session.value("SELECT to_regclass('pgml_distributed.copies')") is not None
+    return has(session, "copies")
 
 
 def preparation(session: Session) -> list[Change]:

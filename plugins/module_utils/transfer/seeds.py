@@ -95,7 +95,7 @@ def identity(source: Session) -> str:
 
 
 def exists(session: Session) -> bool:
-    return session.value("SELECT to_regclass('pgml_distributed.seeds')") is not None
+    return ledger.has(session, "seeds")
 
 
 def preparation(session: Session) -> list[Change]:
