@@ -82,7 +82,7 @@ class Place:
         before = self.fingerprint()
         result = self.run(module, check=check, **params)
         assert result.get("failed"), f"{module} did not fail: {result}"
-        assert self.fingerprint() == before
+        assert not (changed := self.fingerprint() ^ before), f"{module} failed and has changed {changed}"
         return result["msg"]
 
     def converge(self, module: str, **params: Any) -> dict[str, Any]:
