@@ -28,8 +28,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_following
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
 
-SCHEMA = "pgml_distributed"
+SCHEMA = ledger.SCHEMA
 GATE, PASSED, WAIT = "_gate", "_passed", "_wait"
 _LONGEST_BASE = NAME_BYTES - len(PASSED)
 PATIENCE_SECONDS = 20
@@ -69,6 +70,15 @@ def of_subscription(session: Session, publications: Sequence[str]) -> Gate | Non
     """The gate that there is on a replica, if any."""
     gates = [of_publication(name) for name in sorted(publications)]
     return next((gate for gate in gates if _exists(session, gate.table)), None)
+
+
+def refuse_foreign(session: Session, publications: Sequence[str], owner: str | None = None) -> None:
+    """Refuse what somebody else has put in a gate's place: its triggers would run with the rights of whoever writes there.
+
+    :param owner: the subscription's, to whom a gate on a replica belongs
+    """
+    for name in publications:
+        ledger.has(session, of_publication(name).table[1], owner)
 
 
 def _exists(session: Session, key: tuple[str, str]) -> bool:
@@ -259,8 +269,8 @@ def _statements(session: Session, gate: Gate, subscriber: Subscriber, patience: 
     if subscriber.owner != session.value("SELECT current_user"):
         # Workers write as the table's owner or as the subscription's, depending on the version and run_as_owner.
         made += (
-            "; GRANT USAGE ON SCHEMA {schema} TO {owner}; ALTER FUNCTION {function}() OWNER TO {owner};"
-            " ALTER TABLE {gate} OWNER TO {owner}; ALTER TABLE {passed} OWNER TO {owner}"
+            "; GRANT USAGE ON SCHEMA {schema} TO {owner}; GRANT SELECT ON {passed} TO {owner};"
+            " ALTER FUNCTION {function}() OWNER TO {owner}; ALTER TABLE {gate} OWNER TO {owner}"
         )
     return compose(made, **parts)
 

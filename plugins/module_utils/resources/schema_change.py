@@ -110,6 +110,7 @@ def _on_upstream(task: Task, session: Session) -> None:
     if not session.value("SELECT count(*) FROM pg_publication WHERE pubname = %s", [name]):
         raise Refused("There is no publication {0} in {1}.".format(quoted(name), session.endpoint))
     holder = Holder(session, "publication", name)
+    change_gate.refuse_foreign(session, [name])
     gate = change_gate.of_publication(name)
     if params["state"] == "prepared":
         _apply(task, session, change_gate.plan_upstream(session, name))
@@ -141,6 +142,7 @@ def _on_replica(task: Task, session: Session) -> None:
         str(current.owner),
         sorted(current.publications or ()),
     )
+    change_gate.refuse_foreign(session, subscriber.publications, subscriber.owner)
     if params["state"] == "prepared":
         _prepare_replica(task, session, subscriber)
     elif params["state"] == "finished":

@@ -53,17 +53,18 @@ class Copy(NamedTuple):
         return (self.schema, self.name)
 
 
-def has(session: Session, table: str) -> bool:
+def has(session: Session, table: str, owner: str | None = None) -> bool:
     """Whether schema pgml_distributed has *table*.
 
+    :param owner: who may own the table beside the role that logs in and superusers
     :raises Refused: when somebody else has made either, whose functions would run with the rights of this session
     """
     rows = session.rows(
-        "SELECT r.rolname AS owner, r.rolsuper OR r.rolname = current_user AS trusted"
-        " FROM (SELECT nspowner AS owner FROM pg_namespace WHERE nspname = 'pgml_distributed' UNION ALL"
-        "  SELECT relowner FROM pg_class WHERE oid = to_regclass('pgml_distributed.' || quote_ident(%s))) AS made"
+        "SELECT r.rolname AS owner, r.rolsuper OR r.rolname IN (current_user, made.trustee) AS trusted"
+        " FROM (SELECT nspowner AS owner, NULL AS trustee FROM pg_namespace WHERE nspname = 'pgml_distributed' UNION ALL"
+        "  SELECT relowner, %s FROM pg_class WHERE oid = to_regclass('pgml_distributed.' || quote_ident(%s))) AS made"
         " JOIN pg_roles AS r ON r.oid = made.owner",
-        [table],
+        [owner, table],
     )
     for row in rows:
         if not row.trusted:
