@@ -103,6 +103,18 @@ def test_the_zoo_is_copied_as_it_is(zoo: Pair, way: str, tmp_path: Path) -> None
     assert_equal(zoo)
 
 
+def test_marked_indexes_of_one_table_do_not_wait_for_each_other(two: Pair) -> None:
+    """What makes an index the replica identity locks the table more than building it, in the same transaction."""
+    two.sql_source(
+        "INSERT INTO a SELECT g, g FROM generate_series(1000, 100000) AS g;"
+        "CREATE UNIQUE INDEX identity ON a (v, id); CREATE INDEX clustered ON a (v);"
+        "ALTER TABLE a REPLICA IDENTITY USING INDEX identity, CLUSTER ON clustered"
+    )
+    copies.wait_until_left(two.source)
+    copy(two, jobs=2)
+    assert_equal(two)
+
+
 @pytest.mark.parametrize("replace", ["swap", "truncate"])
 def test_the_zoo_is_copied_again_over_itself(zoo: Pair, replace: str) -> None:
     # What holds for new rows only is no place for the old ones, when they come as new ones into a table that stays.

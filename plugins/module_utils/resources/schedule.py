@@ -97,7 +97,7 @@ class Schedule:
         self._steps_left[key] = len(constraints) + len(indexes_)
         return [
             *[_job("constraint", key, text, exclusive=[key]) for text in constraints],
-            *[_job("index", key, text, shared=[key]) for text in indexes_],
+            *[_index(key, text) for text in indexes_],
             *self._finish(key),
             *self._ready_foreign_keys(),
         ]
@@ -123,6 +123,13 @@ class Schedule:
 
 def _is_unique(text: str) -> bool:
     return text.lstrip().startswith("CREATE UNIQUE ")
+
+
+def _index(key: Key, text: str) -> Job:
+    """Indexes are built side by side, but for one that pg_dump goes on to mark, as the replica identity or for CLUSTER: that
+    takes a stronger lock in the same transaction, and two of them would wait for each other."""
+    marked = "\nALTER TABLE " in text
+    return _job("index", key, text, exclusive=[key]) if marked else _job("index", key, text, shared=[key])
 
 
 def _job(kind: str, key: Key, text: str, shared: Iterable[Key] = (), exclusive: Iterable[Key] = ()) -> Job:
