@@ -14,7 +14,8 @@ from tests.support import playbooks
 from tests.support.cluster import Cluster
 from tests.support.playbooks import SHOP_TABLES, Ansible, Run, differences, snapshot
 
-pytestmark = pytest.mark.slow
+# A Molecule scenario tells of it in short.
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 AWKWARD = 'We.ird, "d=b" é'
 AWKWARD_TARGET = "Ziel, 'd=b'.Ü"

@@ -182,6 +182,7 @@ def test_what_was_changed_or_deleted_here_comes_again(shop: Shop) -> None:
     assert shop.served() == 10
 
 
+@pytest.mark.sampled(0)
 def test_a_model_of_more_than_text_can_carry(shop: Shop) -> None:
     shop.train(2)
     shop.trainer.sql(

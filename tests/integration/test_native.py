@@ -104,6 +104,7 @@ def server() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.sampled(0)
 def test_the_library_that_is_there_is_loaded_and_stays_the_last_word(server: Cluster, tmp_path: Path) -> None:
     """Settings beside postgresql.conf, one restart for all that waits, and another one for a library that was replaced."""
     role = Role(Ansible(tmp_path), server)

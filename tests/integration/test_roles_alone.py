@@ -132,6 +132,7 @@ def schema_change_of(servers: Servers, *statements: str) -> tuple[str, dict[str,
     return "billing:analytics", {**task, "vars": {**task["vars"], "logins": logins}}
 
 
+@pytest.mark.sampled(0)
 def test_the_roles_together_bring_a_table_and_take_it_back(servers: Servers, playbook: Playbook) -> None:
     shop, analytics = servers
     before = snapshot(shop)
@@ -203,6 +204,7 @@ LOCAL = "SELECT relname, relkind::text FROM pg_class WHERE relnamespace = '\"sho
 SERVER = "SELECT srvname, srvoptions @> '{fetch_size=500,use_remote_estimate=false}' FROM pg_foreign_server"
 
 
+@pytest.mark.sampled(0)
 def test_foreign_tables_alone(servers: Servers, playbook: Playbook) -> None:
     """In a schema of one's choice, for whom one lets in, and gone with the extension when nobody else uses that."""
     shop, analytics = servers

@@ -287,6 +287,7 @@ ADDITIONS = (
 )
 
 
+@pytest.mark.sampled(0)
 def test_columns_are_added_while_rows_are_written(servers: Servers) -> None:
     before = servers.look()
     checked = servers.change(*ADDITIONS, arguments=["--check", "--diff"])
@@ -405,6 +406,7 @@ RELATIONS = (
 )
 
 
+@pytest.mark.sampled(0)
 def test_tables_come_and_go_while_rows_are_written(servers: Servers) -> None:
     message = servers.refused(*RELATIONS[:2])
     assert "public.fresh" in message and "public.old" in message

@@ -57,6 +57,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_table_changes_between_snapshot_and_lock(live: Pair, tmp_path: Path, before: list[str], change: str) -> None:
     with run(live, tmp_path, Plan("", pause="keepers: tables are known")) as process:

@@ -116,6 +116,7 @@ STREAMED: dict[int, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("major", STREAMED)
 def test_transactions_that_are_streamed_are_waited_for(major: int) -> None:
     with servers(major, logical_decoding_work_mem="64kB") as both, busy(*both, **STREAMED[major]) as (pair, made):

@@ -140,6 +140,7 @@ def _missing_inventory(wired: Wired) -> dict[str, tuple[dict[str, Any], str]]:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("what", ["replicas", "password", "distributions"])
 @pytest.mark.parametrize("playbook", ["distribute.yml", "teardown.yml"])
 def test_what_the_inventory_lacks_is_told(wired: Wired, what: str, playbook: str) -> None:
@@ -175,6 +176,7 @@ CONNECTIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", CONNECTIONS)
 def test_a_server_that_cannot_be_reached_is_named(wired: Wired, kind: str) -> None:
     host, variables, sentences = CONNECTIONS[kind]
@@ -206,6 +208,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_distribution_is_refused_before_anything_is_changed(wired: Wired, kind: str) -> None:
     wrong, host, sentences = WRONG[kind]
