@@ -214,7 +214,6 @@ def difference(primary: Cluster, replica: Cluster, table: Any) -> dict[str, int]
     return dict([*lost.items()][:5] + [*forged.items()][:5])
 
 
-@pytest.mark.sampled(1)
 def test_rows_are_equal_under_writes(servers: tuple[Cluster, Cluster], tmp_path: Path) -> None:
     primary, replica = servers
     distribution = {"name": "shop", "database": "shop", "target_database": "ml", "tables": TABLES}
