@@ -98,6 +98,16 @@ def test_the_rows_are_there_when_it_is_neither_enabled_nor_waited_for(shop: Pair
     shop.arrived("users", 0.1)
 
 
+def test_marked_indexes_of_one_table_do_not_wait_for_each_other(shop: Pair) -> None:
+    shop.both(
+        "CREATE UNIQUE INDEX identity ON orders (id); CREATE INDEX clustered ON orders (user_id);"
+        "ALTER TABLE orders REPLICA IDENTITY USING INDEX identity, CLUSTER ON clustered"
+    )
+    shop.sql_source("INSERT INTO orders SELECT g, 1, g FROM generate_series(1001, 100000) AS g")
+    seed(shop, jobs=2)
+    assert_equal(shop, "SELECT * FROM orders")
+
+
 @pytest.mark.parametrize("way", ["snapshot", "native"])
 def test_tables_that_join_later_are_copied_by_the_server(shop: Pair, way: str) -> None:
     shop.publish("users")
