@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    distribution,
     grants,
     libraries,
     publication,
     settings,
     subscription,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.distribution_ledger import Remembered
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.grants import Grants
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.libraries import Libraries
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.publication import (
@@ -53,6 +56,7 @@ WHOLE = (None, None)
 THERE = Publication(
     "p", False, published(a=WHOLE, b=WHOLE), frozenset(), frozenset(OPERATIONS), False, "none", "me", None
 )
+REMEMBERED = Remembered("shop", "dump", False, "prod-db")
 NOTHING = Publication("p", None, None, None, None, None, None, None, None)
 
 
@@ -312,3 +316,24 @@ def test_what_is_in_a_list_of_libraries_stays(
 def test_a_list_that_alter_system_can_not_empty_is_left_to_people() -> None:
     listed = Libraries("x", ["pgml"], ["pgml"], ["pgml"], [], ["pgml"], True)
     assert listed.problem("here") == "x of here is pgml in a file that ALTER SYSTEM can't empty: take pgml out there."
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "words"),
+    [
+        ({}, REMEMBERED, ['Remember that distribution "shop" comes from prod-db by dump']),
+        ({"shop": REMEMBERED}, REMEMBERED, []),
+        ({"shop": REMEMBERED._replace(recorded_at=datetime.datetime(2026, 1, 1))}, REMEMBERED, []),
+        (
+            {"shop": REMEMBERED},
+            REMEMBERED._replace(automatic=True),
+            ['Remember that distribution "shop" comes from prod-db by dump'],
+        ),
+        ({"shop": REMEMBERED}, None, ['Forget distribution "shop"']),
+        ({"other": REMEMBERED}, None, []),
+    ],
+)
+def test_a_distribution_is_remembered_only_when_it_is_another(
+    known: dict[str, Remembered], wanted: Remembered | None, words: list[str]
+) -> None:
+    assert [change.words for change in distribution.plan("shop", known, wanted)] == words

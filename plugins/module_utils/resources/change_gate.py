@@ -24,7 +24,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     identifier,
     literal,
     quoted,
-    raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import change_following
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.change_following import Subscriber
@@ -381,20 +380,6 @@ def plan_removal(session: Session, gate: Gate, replica: bool) -> list[Change]:
         "function": identifier(*gate.function),
     }
     changes = [Change(compose(statement, **parts), words)]
-    if not _holds_more(session, gate):
-        changes.append(Change(raw("DROP SCHEMA {0}".format(SCHEMA)), "Drop schema {0}".format(SCHEMA)))
+    if ledger.holds_only(session, [], [gate.table[1], gate.passed[1], gate.function[1]]):
+        changes.append(ledger.removal())
     return changes
-
-
-def _holds_more(session: Session, gate: Gate) -> bool:
-    """Whether anything else is in the schema."""
-    return bool(
-        session.value(
-            "SELECT count(*) FROM pg_depend AS d WHERE d.refclassid = 'pg_namespace'::regclass"
-            " AND d.refobjid = to_regnamespace(%s)::oid AND d.deptype = 'n' AND NOT EXISTS (SELECT FROM pg_class AS c"
-            "  WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relname = ANY(%s))"
-            " AND NOT EXISTS (SELECT FROM pg_proc AS p WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid"
-            "  AND p.proname = %s)",
-            [SCHEMA, [gate.table[1], gate.passed[1]], gate.function[1]],
-        )
-    )

@@ -91,4 +91,5 @@ def forget(session: Session, models: Collection[int]) -> None:
 def remove(session: Session) -> None:
     """Drop the table, and the schema when nothing else is in it; in a transaction."""
     session.execute("DROP TABLE pgml_distributed.models")
-    session.tried("DROP SCHEMA {0}".format(ledger.SCHEMA))
+    if ledger.holds_only(session, []):
+        session.execute(ledger.removal().statement)

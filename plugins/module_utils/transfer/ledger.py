@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import Any, Collection, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import Change, arrays, raw
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
+    Change,
+    arrays,
+    compose,
+    literal,
+    raw,
+)
 
 SCHEMA = "pgml_distributed"
 
@@ -30,7 +36,11 @@ CREATE TABLE IF NOT EXISTS pgml_distributed.progress (
     phase text NOT NULL, tables integer NOT NULL, tables_done integer NOT NULL,
     bytes bigint NOT NULL, bytes_done bigint NOT NULL, rows bigint NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp());
-COMMENT ON TABLE pgml_distributed.progress IS 'The run that is at work, or the last one; process is its session''s'
+COMMENT ON TABLE pgml_distributed.progress IS 'The run that is at work, or the last one; process is its session''s';
+CREATE TABLE IF NOT EXISTS pgml_distributed.progress_tables (
+    schema_name text, table_name text, place text NOT NULL, bytes bigint NOT NULL, expected_rows bigint NOT NULL,
+    bytes_done bigint NOT NULL, rows bigint NOT NULL DEFAULT 0, PRIMARY KEY (schema_name, table_name));
+COMMENT ON TABLE pgml_distributed.progress_tables IS 'Its tables; place is the schema in which one is filled'
 """
 )
 
@@ -113,6 +123,25 @@ def known(session: Session) -> list[tuple[str, str]]:
     ]
 
 
+def belonging(session: Session, keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What is remembered of *keys*, of the partitions below them, and of tables that are no more."""
+    if not exists(session):
+        return []
+    schemas, names = arrays(keys)
+    return [
+        (row.schema_name, row.table_name)
+        for row in session.rows(
+            "WITH named AS (SELECT p.* FROM pgml_distributed.copies AS p"
+            "  JOIN unnest(%s::text[], %s::text[]) AS k(schema, name) ON k.schema = p.schema_name AND k.name = p.table_name)"
+            " SELECT p.schema_name, p.table_name FROM pgml_distributed.copies AS p"
+            " WHERE p.relation IN (SELECT relation FROM named) OR NOT EXISTS (SELECT FROM pg_class WHERE oid = p.relation)"
+            "  OR EXISTS (SELECT FROM pg_partition_ancestors(p.relation) AS a JOIN named ON named.relation = a.relid)"
+            " ORDER BY 1, 2",
+            [schemas, names],
+        )
+    ]
+
+
 def write(session: Session, copies: Sequence[Copy]) -> None:
     """Remember *copies*, in the transaction that makes them true."""
     forget(session, [copy.key for copy in copies])
@@ -140,16 +169,40 @@ def forget(session: Session, keys: Sequence[tuple[str, str]]) -> None:
     )
 
 
-def holds_only(session: Session, keys: Sequence[tuple[str, str]]) -> bool:
-    """Whether nothing else is remembered than *keys*, in this or another table of the schema."""
+def forgetting(keys: Sequence[tuple[str, str]]) -> Any:
+    """A statement that forgets the copies of *keys*, and of all that is in one partitioned table with one of them."""
+    schemas, names = arrays(keys)
+    return compose(
+        "DELETE FROM pgml_distributed.copies AS p USING unnest({schemas}::text[], {names}::text[]) AS k(schema, name)"
+        " JOIN pg_namespace AS n ON n.nspname = k.schema"
+        " JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = k.name"
+        " WHERE k.schema = p.schema_name AND k.name = p.table_name"
+        " OR p.relation IN (SELECT relid FROM pg_partition_tree(pg_partition_root(c.oid)))",
+        schemas=literal(schemas),
+        names=literal(names),
+    )
+
+
+def holds_only(session: Session, keys: Sequence[tuple[str, str]], gone: Collection[str] = ()) -> bool:
+    """Whether nothing else is remembered than *keys*, in this or another table of the schema.
+
+    :param gone: the names of tables and functions there that don't count
+    """
     others = session.value(
-        "SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = 'pgml_distributed' AND c.relkind = 'r' AND c.relname NOT IN ('copies', 'progress'))"
+        "SELECT EXISTS (SELECT FROM pg_depend AS d"
+        " LEFT JOIN pg_class AS c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid"
+        " LEFT JOIN pg_proc AS p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid"
+        " WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('pgml_distributed')::oid"
+        " AND d.deptype = 'n' AND coalesce(c.relname, p.proname, '') <> ALL(%s))",
+        [["copies", "progress", "progress_tables", *gone]],
     )
     return not others and set(known(session)) <= set(keys)
 
 
 def removal() -> Change:
     """The step that removes the ledger."""
-    statement = raw("DROP TABLE pgml_distributed.copies, pgml_distributed.progress; DROP SCHEMA pgml_distributed")
+    statement = raw(
+        "DROP TABLE IF EXISTS pgml_distributed.copies, pgml_distributed.progress, pgml_distributed.progress_tables;"
+        " DROP SCHEMA pgml_distributed"
+    )
     return Change(statement, "Drop schema {0}, which is empty".format(SCHEMA))
