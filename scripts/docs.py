@@ -75,6 +75,7 @@ def _run(program: str, *arguments: str) -> None:
 def _write_inventory(path: pathlib.Path) -> None:
     """A Sphinx inventory, version 2, see https://www.sphinx-doc.org/en/master/usage/extensions/intersphinx.html."""
     places = {
+        "action_plugins": "plugins/action.html",
         "ansible_configuration_settings": "reference_appendices/config.html",
         "common_return_values": "reference_appendices/common_return_values.html",
         "module_defaults": "playbook_guide/playbooks_module_defaults.html",

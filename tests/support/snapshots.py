@@ -119,7 +119,7 @@ def remembered(place: Place) -> list[tuple[Any, ...]]:
     """The rows of the module's own tables, each with the transaction that wrote it, but for what it says of its progress."""
     names = place.sql(
         "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('pgml_distributed')::oid AND relkind = 'r'"
-        " AND relname <> 'progress' ORDER BY 1"
+        " AND relname NOT IN ('progress', 'progress_tables') ORDER BY 1"
     )
     found = []
     for (name,) in names:

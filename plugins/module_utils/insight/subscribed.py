@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
     DistributedError,
@@ -106,9 +106,18 @@ def mark(source: Session) -> str:
     return lsn
 
 
-def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: str, slot: str, seconds: float) -> None:
+def wait_until_caught_up(
+    session: Session,
+    endpoint: Endpoint,
+    oid: int,
+    name: str,
+    slot: str,
+    seconds: float,
+    tell: Callable[[int], None] = lambda behind: None,
+) -> None:
     """Return when a worker serves the subscription, and has kept all that the source had written when this was called.
 
+    :param tell: is called with the bytes of WAL that are left, at each look
     :raises DistributedError: when changes can't be applied, or the slot is gone; Unreachable when the source has been out of
         reach for SILENCE_SECONDS; TimedOut
     """
@@ -134,6 +143,8 @@ def wait_until_caught_up(session: Session, endpoint: Endpoint, oid: int, name: s
                 raise
         if there and there.active and not there.behind:
             return
+        if there:
+            tell(there.behind)
         if silent_since is None:
             if not there:
                 raise Refused('Slot "{0}" of subscription {1} is gone, or has lost its WAL.'.format(slot, quoted(name)))

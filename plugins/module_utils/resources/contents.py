@@ -31,6 +31,18 @@ _SEQUENCES_AT_ONCE = 200
 _EXTENSION_TYPES = ("citext", "hstore", "vector", "halfvec", "sparsevec")
 """Types of extensions whose binary form is the same everywhere."""
 
+TYPE_LISTS = {"text": list(_TEXT_ONLY), "known": list(_EXTENSION_TYPES)}
+"""The parameters of BINARY."""
+
+BINARY = (
+    "(t.typtype = 'e'"
+    "   OR t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typsend <> 0 AND t.typreceive <> 0"
+    "    AND ltrim(t.typname, '_') <> ALL (%(text)s)"
+    "   OR t.typname = ANY (%(known)s) AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass"
+    "    AND d.objid = t.oid AND d.deptype = 'e'))"
+)
+"""Whether values of the type t, of pg_type, have a binary form that means the same on every server."""
+
 
 class Contents(NamedTuple):
     """The rows of one table that has rows of its own."""
@@ -63,9 +75,7 @@ def read(session: Session, tables: Sequence[Table]) -> list[Contents]:
     """What to read of *tables*, in one query; partitioned tables have no rows of their own."""
     wanted = {table.oid: table for table in tables if table.kind == "r"}
     result = []
-    for row in session.rows(
-        _CONTENTS, {"oids": list(wanted), "text": list(_TEXT_ONLY), "known": list(_EXTENSION_TYPES)}
-    ):
+    for row in session.rows(_CONTENTS, {"oids": list(wanted), **TYPE_LISTS}):
         table = wanted[row.oid]
         chosen = [
             (name, binary)
@@ -77,7 +87,7 @@ def read(session: Session, tables: Sequence[Table]) -> list[Contents]:
                 table,
                 tuple(name for name, _binary in chosen),
                 all(binary for _name, binary in chosen),
-                Extent(row.oid, row.blocks, row.bytes),
+                Extent(row.oid, row.blocks, row.bytes, row.rows),
             )
         )
     return result
@@ -86,13 +96,9 @@ def read(session: Session, tables: Sequence[Table]) -> list[Contents]:
 _CONTENTS = (
     "WITH a AS MATERIALIZED (SELECT attrelid, attnum, attname, atttypid FROM pg_attribute"
     "  WHERE attrelid = ANY(%(oids)s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),"
-    " safe AS (SELECT t.oid, t.typtype = 'e'"
-    "   OR t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typsend <> 0 AND t.typreceive <> 0"
-    "    AND ltrim(t.typname, '_') <> ALL (%(text)s)"
-    "   OR t.typname = ANY (%(known)s) AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass"
-    "    AND d.objid = t.oid AND d.deptype = 'e') AS binary"
+    " safe AS (SELECT t.oid, " + BINARY + " AS binary"
     "  FROM pg_type AS t WHERE t.oid IN (SELECT atttypid FROM a))"  # a domain may have another base of the same name there
-    " SELECT c.oid, pg_table_size(c.oid) AS bytes,"
+    " SELECT c.oid, pg_table_size(c.oid) AS bytes, greatest(c.reltuples, 0)::int8 AS rows,"
     "  (pg_relation_size(c.oid) / current_setting('block_size')::int)::int8 AS blocks,"
     "  array(SELECT attname::text FROM a WHERE attrelid = c.oid ORDER BY attnum) AS names,"
     "  array(SELECT coalesce(safe.binary, false) FROM a LEFT JOIN safe ON safe.oid = a.atttypid"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 from typing import Any, Callable, Iterable, NamedTuple, Sequence
@@ -25,7 +26,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources.s
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.shipment import Shipment
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, ledger, staging
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Load, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
     Job,
@@ -46,6 +47,8 @@ class Wishes(NamedTuple):
     """tables that stay and are truncated"""
     replaced: Sequence[Key]
     """tables that are exchanged for new ones"""
+    from_subscriptions: bool = False
+    """whether they may be taken away from the subscriptions that fill them"""
 
 
 class Filling:
@@ -67,7 +70,7 @@ class Filling:
     def fill(self, source: Source, cargo: Sequence[Cargo], moved: Callable[[], None]) -> None:
         """Bring *cargo*, read from *source*; *moved* is called when all rows were read."""
         self._session.apply(ledger.preparation(self._session))
-        progress = Progress(self._session, len(self._shipment.contents), self._shipment.size)
+        progress = Progress(self._session, [self._load(item) for item in self._shipment.contents])
         plan = self._stage()
         emptied = set(self._wishes.emptied)
         beside = [item for item in cargo if item.key not in emptied]
@@ -82,16 +85,22 @@ class Filling:
                 self._new(key) for key in self._staged if self._new(key) not in plan.partitioned
             )
             drop_scratch = functools.partial(staging.drop_scratch, self._session)
-            workers.run(jobs, schedule.done, (lambda: None) if inside else moved, meanwhile=drop_scratch)
+            ended = (lambda: None) if inside else moved
+            workers.run(jobs, schedule.done, ended, meanwhile=drop_scratch, watch=progress.keep_up)
         progress.phase("attach")
         for statement in [*plan.late, *map(analyze, sorted(plan.partitioned - plan.partitions))]:
             self._session.execute(statement)
         progress.phase("exchange")
-        self._publish(source, inside, moved)
+        self._publish(source, inside, moved, progress)
         progress.phase("clean")
         staging.drop_schemas(self._session)
         self._analyze(inside)
         progress.phase("done")
+
+    def _load(self, item: contents.Contents) -> Load:
+        key = item.table.key
+        place = key[0] if key in self._wishes.emptied else self._names.new(key[0])
+        return Load(key, place, item.size, 0 if item.table.where else item.extent.rows)
 
     def _new(self, key: Key) -> Key:
         return (self._names.new(key[0]), key[1])
@@ -117,24 +126,28 @@ class Filling:
         first = self._session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*key))) if alone else None
         return Move(self._labels[item.key], item.read, self._session.text_of(write), first)
 
-    def _publish(self, source: Source, inside: Sequence[Cargo], moved: Callable[[], None]) -> None:
+    def _publish(self, source: Source, inside: Sequence[Cargo], moved: Callable[[], None], progress: Progress) -> None:
         """The transaction after which everybody sees the new rows, and before which nobody does."""
         wishes = self._wishes
         encoding = self._shipment.encoding
         with Session(self._session.endpoint, lock_timeout=exchange.LOCK_TIMEOUT, client_encoding=encoding) as session:
             session.without_timeouts()
-            views = exchange.views_on(session, wishes.replaced)
+            views = exchange.views_on(session, wishes.replaced, from_subscriptions=wishes.from_subscriptions)
             exchange.lock(session, [*wishes.replaced, *wishes.emptied], views)
             session.execute("SET LOCAL lock_timeout = 0")
             if wishes.emptied:
-                self._fill_in_place(session, source, inside)
+                self._fill_in_place(session, source, inside, progress)
                 moved()
-            exchange.exchange(session, self._names, self._staged, wishes.replaced, wishes.owner)
+            if wishes.from_subscriptions:
+                exchange.detach(session, wishes.replaced)
+            exchange.exchange(
+                session, self._names, self._staged, wishes.replaced, wishes.owner, wishes.from_subscriptions
+            )
             self._set_sequences(session)
             ledger.write(session, self._copies(session))
             session.execute("COMMIT")
 
-    def _fill_in_place(self, session: Session, source: Source, inside: Sequence[Cargo]) -> None:
+    def _fill_in_place(self, session: Session, source: Source, inside: Sequence[Cargo], progress: Progress) -> None:
         """Empty the tables that stay, and fill them without firing triggers or checking the foreign keys row by row."""
         session.execute("SET LOCAL session_replication_role = replica")
         names = [
@@ -143,11 +156,14 @@ class Filling:
         ]
         session.execute(compose("TRUNCATE {names}", names=listed(names)))
         lane = Lane(source)
+        left = collections.Counter(item.key for item in inside)
         try:
             for item in inside:
                 # No FREEZE: it would be wrong for a table that other transactions have seen.
                 rows = lane.move(self._move(item, item.key, False), session, 0)
                 self.tally.add(item, rows or 0)
+                left[item.key] -= 1
+                progress.copied(item.key, item.size, rows or 0, not left[item.key])
         finally:
             lane.close()
 

@@ -81,7 +81,7 @@ class Schedule:
         if kind == "rows":
             self._chunks[key] -= 1
             self._tally.add(item, rows or 0)
-            self._progress.copied(item.size, rows or 0, whole=not self._chunks[key])
+            self._progress.copied(key, item.size, rows or 0, whole=not self._chunks[key])
             return () if self._chunks[key] else self._build(key)
         following: list[Job] = []
         if kind == "constraint" or (kind == "index" and _is_unique(job.statements[0])):

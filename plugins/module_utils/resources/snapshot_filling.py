@@ -53,7 +53,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
     snapshot,
     staging,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Load, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.snapshot import Snapshot
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.staging import Names
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
@@ -118,10 +118,9 @@ class Filling:
                 moment = Snapshot(snapshot.reading_session(endpoint, timezone=zone))
                 stack.callback(moment.release)
                 cargo = self._cargo(moment)
-            filtered = {each.into for each, item in self._copied if each.where or item.where}
-            size = sum(item.size for item in cargo if item.key not in filtered)
-            indexes.refuse_no_space(session, size)
-            progress = Progress(session, len(self._wanted), size)
+            loads = self._loads(cargo)
+            indexes.refuse_no_space(session, sum(load.bytes for load in loads))
+            progress = Progress(session, loads)
             progress.phase("copy")
             schedule = Schedule(self._plan(), [self._new(item.key) for item in cargo], self._tally, progress)
             held = [tables[0] for origin, tables in self._origins if origin.divisible]
@@ -131,12 +130,20 @@ class Filling:
                 if moment and held and crew.hold(functools.partial(self._lock_again, moment)):
                     self._refuse_moved(moment)
                 jobs = [Job(("rows", self._new(item.key), item), self._move(item), ()) for item in cargo]
-                crew.run(jobs, schedule.done, moment.release if moment else _nothing)
-                self._run_queries()
+                crew.run(jobs, schedule.done, moment.release if moment else _nothing, watch=progress.keep_up)
+                self._run_queries(progress)
                 jobs = schedule.without_rows([self._new(each.into) for each in self._wanted if not each.item])
                 crew.run(jobs, schedule.done, _nothing)
             progress.phase("exchange")
         return taken_at
+
+    def _loads(self, cargo: Sequence[Cargo]) -> list[Load]:
+        """What is to come. How much of a table a condition leaves isn't known, nor what a query brings."""
+        filtered = {each.into for each, item in self._copied if each.where or item.where}
+        sizes = {each.into: 0 for each in self._wanted}
+        for item in cargo:
+            sizes[item.key] += 0 if item.key in filtered else item.size
+        return [Load(key, self._names.new(key[0]), size) for key, size in sizes.items()]
 
     def _stage(self) -> None:
         """Create the tables in the staging schemas, without indexes."""
@@ -206,7 +213,7 @@ class Filling:
         first = self._session.text_of(compose("TRUNCATE ONLY {table}", table=identifier(*key))) if item.whole else None
         return Move(quoted(*item.key), item.read, self._session.text_of(write), first)
 
-    def _run_queries(self) -> None:
+    def _run_queries(self, progress: Progress) -> None:
         """Each query in a transaction of its own, which is all the time that the source spends on it."""
         encoding = shipment.encoding_of(self._session)
         settings = indexes.settings(self._session, 1, encoding)
@@ -229,7 +236,9 @@ class Filling:
                 with writing_session(self._session.endpoint, settings) as writer, writer.transaction():
                     move = self._move(cargo)
                     writer.execute(move.first)
-                    self._tally.add(cargo, lane.move(move, writer, 0) or 0)
+                    count = lane.move(move, writer, 0) or 0
+                self._tally.add(cargo, count)
+                progress.copied(self._new(each.into), 0, count, whole=True)
             finally:
                 lane.close()
 

@@ -22,6 +22,8 @@ class Extent(NamedTuple):
     """of the heap"""
     bytes: int
     """of heap and TOAST"""
+    rows: int = 0
+    """as the server estimates them, 0 when it doesn't"""
 
 
 class Chunk(NamedTuple):
