@@ -21,12 +21,24 @@ class Refused(DistributedError):
     """What was asked for can't or mustn't be done."""
 
 
+class Missing(Refused):
+    """Tables or schemas that are named aren't there."""
+
+
 class Changed(Refused):
     """What is read changed at the moment when that began; the next try may meet a quieter one."""
 
 
 class Unreachable(DistributedError):
     """No session could be opened, or it was lost; *option* is C(login) or C(source)."""
+
+
+class TurnedAway(Unreachable):
+    """The server was reached and let no session in: by its pg_hba.conf, for a password, a role, a database or its limits."""
+
+
+class TooOld(Refused):
+    """The server's version is older than what this collection works with."""
 
 
 class ServerRefused(DistributedError):

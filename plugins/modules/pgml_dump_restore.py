@@ -86,6 +86,16 @@ options:
     type: str
     choices: [swap, truncate, fail]
     default: swap
+  replace_subscribed:
+    description:
+      - Whether O(replace=swap) may take tables away from the subscriptions that fill them, as is needed when a distribution that
+        was streamed is to come by dump. Without it they are refused.
+      - The subscription goes on without these tables, and no longer writes to them. Remove it afterwards with
+        M(postgresml.distributed.pgml_subscription). Its workers are ended in the transaction of the exchange, and the server
+        starts others within C(wal_retrieve_retry_interval).
+      - Tables that the subscription still copies are refused. Ending its workers needs a superuser when its owner is one.
+    type: bool
+    default: false
   owner:
     description:
       - Role that owns the tables afterwards. Without it, the login role owns new tables, and others keep their owner.

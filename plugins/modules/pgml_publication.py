@@ -97,6 +97,7 @@ attributes:
     details:
       - Row filters not seen before are spelled by the server on an empty temporary table, in a transaction that is rolled
         back, in check mode too.
+      - A database or a table that isn't there is taken for one that an earlier task would create, with a warning.
   diff_mode:
     support: full
   idempotent:

@@ -120,6 +120,17 @@ options:
         V(none).
     type: str
     choices: [snapshot, native, none]
+  replace_copies:
+    description:
+      - Whether the first copy may replace rows that M(postgresml.distributed.pgml_dump_restore) has brought to the tables, as
+        is needed when a distribution that came by dump is to be streamed. Without it they are refused, as other rows always are.
+      - The rows of the new slot's snapshot come into tables beside those that are there, which are read until all are exchanged
+        in one transaction, as M(postgresml.distributed.pgml_dump_restore) does with C(replace=swap). From then on the
+        subscription goes on from the slot. Published tables that are empty are exchanged with the others.
+      - It needs O(initial_copy=snapshot), C(CREATEDB) for the login role, C(pg_dump), and disk for both copies. A partitioned
+        table is replaced as a whole, so that all of its partitions have to be published.
+    type: bool
+    default: false
   jobs:
     description:
       - How many workers copy and build indexes with O(initial_copy=snapshot). By default as many as the host that the module

@@ -279,7 +279,9 @@ def test_wrong_input_gets_one_clear_sentence(shop: Place, params: dict[str, Any]
         assert word.lower() in message.lower()
     assert "\n" not in message and len(message) < 500
     assert "wrong one" not in message and "hush" not in message
-    assert shop.refused("pgml_publication", check=True, **options) == message
+    predicted = shop.run("pgml_publication", check=True, **options)
+    # What is missing may be something that an earlier task would create.
+    assert any(told.endswith(message) for told in [predicted.get("msg", ""), *predicted.get("warnings", ())])
 
 
 @pytest.mark.parametrize("check", [True, False])

@@ -247,20 +247,31 @@ def _check_single_feed(session: Session, keys: Any, name: str) -> None:
         )
 
 
-def check_empty(session: Session, keys: Collection[Any]) -> None:
-    """Refuse tables that hold rows already: the first copy would add its own to them."""
+def filled(session: Session, keys: Collection[Any]) -> list[Any]:
+    """Those of the tables *keys* that hold rows."""
     ordered = sorted(keys)
-    filled: list[str] = []
+    found: list[Any] = []
     for start in range(0, len(ordered), LOOKS_AT_ONCE):
         looks = union_all(map(_look, ordered[start : start + LOOKS_AT_ONCE]))
-        rows = session.rows(compose("SELECT label FROM ({looks}) AS looks(label, filled) WHERE filled", looks=looks))
-        filled += [row.label for row in rows]
-    if filled:
+        query = "SELECT schema, name FROM ({looks}) AS looks(schema, name, filled) WHERE filled"
+        found += [(row.schema, row.name) for row in session.rows(compose(query, looks=looks))]
+    return found
+
+
+def check_empty(session: Session, keys: Collection[Any]) -> None:
+    """Refuse tables that hold rows already: the first copy would add its own to them."""
+    found = filled(session, keys)
+    if found:
         raise Refused(
             "Table {0} holds rows in {1}, and the first copy would add to them: empty it, or set initial_copy to none if "
-            "the rows are right.".format(enumerate_names(filled), session.endpoint)
+            "the rows are right.".format(enumerate_names(quoted(*key) for key in found), session.endpoint)
         )
 
 
 def _look(key: Any) -> Any:
-    return compose("SELECT {label}, EXISTS (SELECT FROM {table})", label=literal(quoted(*key)), table=identifier(*key))
+    return compose(
+        "SELECT {schema}, {name}, EXISTS (SELECT FROM {table})",
+        schema=literal(key[0]),
+        name=literal(key[1]),
+        table=identifier(*key),
+    )

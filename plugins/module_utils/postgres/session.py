@@ -7,7 +7,13 @@ import contextlib
 import re
 from typing import Any, Iterator, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused, Unreachable
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    Refused,
+    ServerRefused,
+    TooOld,
+    TurnedAway,
+    Unreachable,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import KEEPALIVES, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     SECRET_MARK,
@@ -41,6 +47,8 @@ _SECRET_SETTING = "pgml_distributed.secret_{0}"
 _CONNECTION_FAILED = "08"
 """The class of PostgreSQL's codes for connections of its own, see
 https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+_SERVERS_WORD = re.compile(r"\w+:  ")
+"""How libpq passes on what a server says: the severity, in the server's own language, a colon and two spaces."""
 _LOGGERS = ("log_min_messages", "pg_stat_statements.track", "pgaudit.log")
 
 
@@ -63,7 +71,7 @@ class Session:
         self.version: int = self._connection.server_version
         if self.version < OLDEST_VERSION:
             self.close()
-            raise Refused(
+            raise TooOld(
                 "The server of {0} is PostgreSQL {1}; this collection needs {2} or later.".format(
                     endpoint, version_text(self.version), OLDEST_VERSION // 10000
                 )
@@ -327,7 +335,8 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
             "The {0} options make no connection string: {1}".format(endpoint.option, _sentence(str(error)))
         ) from None
     except psycopg2.OperationalError as error:
-        raise Unreachable(
+        kind = TurnedAway if _SERVERS_WORD.search(str(error)) else Unreachable
+        raise kind(
             "Can't connect to {0}: {1} Check the {2} options.".format(
                 endpoint, _sentence(_reason(str(error))), "login_*" if endpoint.option == "login" else endpoint.option
             ),

@@ -30,7 +30,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Drafts
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.filling import Filling, Wishes
-from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Cargo
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.schedule import Cargo, Tally
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.shipment import Shipment
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.tables import Table
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
@@ -38,6 +38,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
     chunks,
     indexes,
     ledger,
+    seeds,
     staging,
     workers,
 )
@@ -169,6 +170,14 @@ def refuse_target(
 ) -> None:
     """Refuse, before anything is made, what the target would refuse in the end. *attached* is what the source's tables
     consist of."""
+    begun = seeds.begun(session, [table.key for table in wanted])
+    if begun:
+        raise Refused(
+            "The first copy of subscription {0} in {1} has begun with tables that are asked for, and goes on from where they "
+            "are: let it come to its end, or remove it with state=absent.".format(
+                enumerate_names(map(quoted, begun)), session.endpoint
+            )
+        )
     there = definitions.read(session, [table.key for table in wanted])
     others = [quoted(*key) for key, found in there.items() if found.kind not in ("r", "p")]
     if others:
@@ -189,11 +198,28 @@ def refuse_target(
     if there and params["replace"] == "truncate":
         _refuse_to_empty(session, wanted, there)
     if there and params["replace"] == "swap":
-        exchange.views_on(session, list(there))
+        exchange.views_on(session, list(there), from_subscriptions=params["replace_subscribed"])
+        exchange.refuse_unfinished(session, list(there))
         brought = {key: copy.attached for key, copy in ledger.read(session, list(there)).items()}
         exchange.refuse_losses(exchange.attached(session, list(there)), attached, brought)
     if params["owner"] and not session.value("SELECT 1 FROM pg_roles WHERE rolname = %s", [params["owner"]]):
         raise Refused('owner: there is no role "{0}" in {1}.'.format(params["owner"], session.endpoint))
+
+
+def refuse_lacking_labels(source: Session, session: Session, wanted: Sequence[Table]) -> None:
+    """Refuse an enum that lacks labels on the target: a type that is there is not altered."""
+    here = definitions.read(source, [table.key for table in wanted])
+    there = definitions.labels(session)
+    for key, table in here.items():
+        for column in table.columns.values():
+            name = column.type[:-2] if column.type.endswith("[]") else column.type
+            lacking = [label for label in column.labels if name in there and label not in there[name]]
+            if lacking:
+                raise Refused(
+                    "Type {0} of {1}.{2} lacks {3} on the target: add it there with ALTER TYPE ... ADD VALUE.".format(
+                        name, quoted(*key), quoted(column.name), enumerate_names(map(repr, lacking))
+                    )
+                )
 
 
 def _refuse_to_empty(session: Session, wanted: Sequence[Table], there: Mapping[tuple[str, str], Any]) -> None:
@@ -273,12 +299,42 @@ def fill(
     :param moved: called when the last row is read
     """
     params = task.params
+    found = definitions.read(session, goods.keys)
+    there = [key for key in goods.keys if key in found]
+    emptied = there if params["replace"] == "truncate" else []
+    replaced = [] if emptied else there
+    wishes = Wishes(params["owner"], workers.jobs(params["jobs"]), emptied, replaced, params["replace_subscribed"])
+    tally = bring(session, goods, drafts, source, cargo, moved, wishes)
+    formats = {item.key: "binary" if item.binary else "text" for item in cargo}
+    task.result.update(
+        left_out=goods.left_out,
+        rows=sum(tally.rows.values()),
+        bytes=goods.size,
+        tables=[
+            {
+                "name": item.table.label,
+                "rows": tally.rows.get(item.table.key, 0),
+                "bytes": item.size,
+                "format": formats[item.table.key],
+                "chunks": tally.chunks.get(item.table.key, 0),
+            }
+            for item in goods.contents
+        ],
+    )
+
+
+def bring(
+    session: Session,
+    goods: Shipment,
+    drafts: Drafts,
+    source: Source,
+    cargo: Sequence[Cargo],
+    moved: Any,
+    wishes: Wishes,
+) -> Tally:
+    """Fill the tables of *goods* as *wishes* say, and leave nothing behind when that fails."""
     definitions.refuse_missing_extensions(session, drafts.extensions())
     indexes.refuse_no_space(session, goods.size)
-    there = definitions.read(session, goods.keys)
-    emptied = [key for key in goods.keys if key in there] if params["replace"] == "truncate" else []
-    replaced = [] if emptied else [key for key in goods.keys if key in there]
-    wishes = Wishes(params["owner"], workers.jobs(params["jobs"]), emptied, replaced)
     run = Filling(session, goods, drafts, wishes)
     try:
         run.fill(source, cargo, moved)
@@ -286,19 +342,4 @@ def fill(
         with contextlib.suppress(DistributedError):
             staging.clean(session)
         raise
-    formats = {item.key: "binary" if item.binary else "text" for item in cargo}
-    task.result.update(
-        left_out=goods.left_out,
-        rows=sum(run.tally.rows.values()),
-        bytes=goods.size,
-        tables=[
-            {
-                "name": item.table.label,
-                "rows": run.tally.rows.get(item.table.key, 0),
-                "bytes": item.size,
-                "format": formats[item.table.key],
-                "chunks": run.tally.chunks.get(item.table.key, 0),
-            }
-            for item in goods.contents
-        ],
-    )
+    return run.tally

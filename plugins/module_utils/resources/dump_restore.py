@@ -11,7 +11,7 @@ from typing import Any, Mapping, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import SOURCE_OPTIONS, Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     archiving,
     blueprint,
@@ -44,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     },
     "refresh": {"type": "str", "choices": ["if_changed", "always", "never"], "default": "if_changed"},
     "replace": {"type": "str", "choices": ["swap", "truncate", "fail"], "default": "swap"},
+    "replace_subscribed": {"type": "bool", "default": False},
     "owner": {"type": "str"},
     "no_privileges": {"type": "bool", "default": True},
     "compress": {"type": "int", "default": 1},
@@ -114,7 +115,7 @@ def _stream(task: Task) -> None:
             wanted = [table for table in request.wanted if table.key in set(verdict.keys)]
             if session:
                 with task.lenient():
-                    _refuse_lacking_labels(source, session, wanted)
+                    copying.refuse_lacking_labels(source, session, wanted)
                     copying.refuse_target(session, task.params, wanted, blueprint.arriving(source, wanted))
             if session and not task.check_mode:
                 _copy(task, source, session, request, wanted)
@@ -129,22 +130,6 @@ def _predict_blindly(task: Task, session: Session | None) -> None:
         named = [name for name in named if tables.parse_names(session, [name])[0] not in there]
     named += ["schema {0}".format(name) for name in params["schemas"]]
     task.note(*["Copy {0}".format(name) for name in named + ["all tables"] * params["all_tables"]])
-
-
-def _refuse_lacking_labels(source: Session, session: Session, wanted: Sequence[Table]) -> None:
-    """Refuse an enum that lacks labels on the target: a type that is there is not altered."""
-    here = definitions.read(source, [table.key for table in wanted])
-    there = definitions.labels(session)
-    for key, table in here.items():
-        for column in table.columns.values():
-            name = column.type[:-2] if column.type.endswith("[]") else column.type
-            lacking = [label for label in column.labels if name in there and label not in there[name]]
-            if lacking:
-                raise Refused(
-                    "Type {0} of {1}.{2} lacks {3} on the target: add it there with ALTER TYPE ... ADD VALUE.".format(
-                        name, quoted(*key), quoted(column.name), enumerate_names(map(repr, lacking))
-                    )
-                )
 
 
 def _copy(task: Task, source: Session, session: Session, request: copying.Request, wanted: Sequence[Table]) -> None:
@@ -190,9 +175,8 @@ def _forget(task: Task) -> None:
         if params["schemas"] or params["all_tables"]:
             wanted = None if params["all_tables"] else params["schemas"]
             keys += [key for key in ledger.known(session) if wanted is None or key[0] in wanted]
-        remembered = set(ledger.known(session))
         kept = set(tables.parse_names(session, params["exclude_tables"]))
-        known = [key for key in dict.fromkeys(keys) if key in remembered and key not in kept]
+        known = [key for key in ledger.belonging(session, keys) if key not in kept]
         task.note(*["Forget the copy of {0}".format(quoted(*key)) for key in known])
         copying.tidy(task, session)
         if ledger.exists(session):

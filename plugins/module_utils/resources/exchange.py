@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused, TimedOut
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     arrays,
@@ -23,6 +23,8 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.st
 LOCK_TIMEOUT = "200 ms"
 _LOCK_PAUSE_SECONDS = 0.5
 _LOCK_PATIENCE_SECONDS = 60
+_WORKER_PATIENCE_SECONDS = 5
+"""Meanwhile nobody can read the tables."""
 _OTHERWISE = ", or use replace=truncate, which keeps tables"
 _TRY_AGAIN = ("55P03", "40P01")
 """lock_not_available and deadlock_detected"""
@@ -82,9 +84,15 @@ def refuse_losses(
         )
 
 
-def views_on(session: Session, keys: Sequence[tuple[str, str]], otherwise: str = _OTHERWISE) -> list[View]:
-    """The views that read the tables *keys*, which an exchange makes anew; refuses what it can't carry over."""
-    rows = session.rows(_DEPENDANTS, dict(zip(("schemas", "names"), arrays(keys))))
+def views_on(
+    session: Session, keys: Sequence[tuple[str, str]], otherwise: str = _OTHERWISE, from_subscriptions: bool = False
+) -> list[View]:
+    """The views that read the tables *keys*, which an exchange makes anew; refuses what it can't carry over.
+
+    :param from_subscriptions: whether tables may be taken away from the subscriptions that fill them
+    """
+    schemas, names = arrays(keys)
+    rows = session.rows(_DEPENDANTS, {"schemas": schemas, "names": names, "subscribed": not from_subscriptions})
     refused = [row.words for row in rows if row.view is None]
     if refused:
         raise Refused(
@@ -128,8 +136,10 @@ _DEPENDANTS = (
     "  AND EXISTS (SELECT FROM pg_rewrite AS r WHERE r.oid = owned.objid AND r.rulename = '_RETURN')"
     " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE owned.relid NOT IN (SELECT oid FROM live)"
-    " UNION ALL SELECT 'subscription ' || quote_ident(s.subname), NULL, NULL FROM pg_subscription_rel AS sr"
-    "  JOIN live ON live.oid = sr.srrelid JOIN (SELECT oid, subname FROM pg_subscription) AS s ON s.oid = sr.srsubid"
+    " UNION ALL SELECT DISTINCT 'subscription ' || quote_ident(s.subname), NULL::text, NULL::text[]"
+    "  FROM pg_subscription_rel AS sr JOIN live ON live.oid = sr.srrelid"
+    "  JOIN (SELECT oid, subname FROM pg_subscription) AS s ON s.oid = sr.srsubid"
+    "  WHERE %(subscribed)s"
     " UNION ALL SELECT 'inheritance of ' || i.inhrelid::regclass::text, NULL, NULL FROM pg_inherits AS i"
     "  JOIN live ON live.oid IN (i.inhrelid, i.inhparent)"
     "  WHERE NOT (i.inhrelid IN (SELECT oid FROM live) AND i.inhparent IN (SELECT oid FROM live))"
@@ -177,16 +187,66 @@ def lock(session: Session, keys: Sequence[tuple[str, str]], views: Sequence[View
             time.sleep(_LOCK_PAUSE_SECONDS)
 
 
+def refuse_unfinished(session: Session, keys: Sequence[tuple[str, str]]) -> None:
+    """Refuse to take tables away from a subscription that still copies them: PostgreSQL wouldn't let them be dropped."""
+    rows = session.rows(
+        "SELECT s.subname, n.nspname AS schema, c.relname AS name"
+        + _SUBSCRIBED
+        + " AND sr.srsubstate NOT IN ('r', 's')",
+        arrays(keys),
+    )
+    if rows:
+        raise Refused(
+            "Subscription {0} still copies {1}: let it come to its end, or remove it, before its tables are replaced.".format(
+                enumerate_names(sorted({quoted(row.subname) for row in rows})),
+                enumerate_names(quoted(row.schema, row.name) for row in rows),
+            )
+        )
+
+
+def detach(session: Session, keys: Sequence[tuple[str, str]]) -> None:
+    """End the workers of subscriptions that fill the tables *keys*, inside the transaction of lock().
+
+    A worker takes the table that it finds by name for the one that it had, as long as it lives, and would write to the new one.
+    The next worker doesn't, because the catalog says that the subscription has no such table. It can't look before the
+    transaction ends.
+    """
+    refuse_unfinished(session, keys)
+    workers = session.rows(
+        "SELECT pid, pg_terminate_backend(pid) FROM (SELECT DISTINCT w.pid FROM pg_stat_get_subscription(NULL) AS w WHERE w.subid"
+        " IN (SELECT sr.srsubid" + _SUBSCRIBED + ") AND w.pid IS NOT NULL OFFSET 0) AS w",
+        arrays(keys),
+    )
+    deadline = time.monotonic() + _WORKER_PATIENCE_SECONDS
+    query = "SELECT FROM pg_stat_get_subscription(NULL) AS w WHERE w.pid = ANY(%s)"
+    while session.rows(query, [[worker.pid for worker in workers]]):
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                "Workers of subscriptions that fill {0} don't end within {1} seconds: nothing was exchanged. Try again.".format(
+                    enumerate_names(quoted(*key) for key in keys), _WORKER_PATIENCE_SECONDS
+                )
+            )
+        time.sleep(0.02)
+
+
+_SUBSCRIBED = (
+    " FROM pg_subscription_rel AS sr JOIN (SELECT oid, subname FROM pg_subscription) AS s ON s.oid = sr.srsubid"
+    " JOIN pg_class AS c ON c.oid = sr.srrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+)
+
+
 def exchange(
     session: Session,
     names: Names,
     keys: Sequence[tuple[str, str]],
     live: Sequence[tuple[str, str]],
     owner: str | None,
+    from_subscriptions: bool = False,
 ) -> None:
     """Move the *live* ones of the tables *keys* out of the way and the staged ones in, inside the transaction of lock()."""
     session.execute("SET LOCAL search_path = pg_catalog")
-    views = views_on(session, live)
+    views = views_on(session, live, from_subscriptions=from_subscriptions)
     takeover = _takeover(session, live)
     statements: list[Any] = []
     if live:

@@ -18,22 +18,26 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.en
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import enumerate_names, quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    replacing,
     seeding,
     slot,
     subscription,
     survey,
     undoing,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.replacing import Replacing
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.seeding import Seeding
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
     indexes,
     keepers,
+    ledger,
     seeds,
     staging,
     workers,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Distance
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.seeds import Seed
 
 SNAPSHOT, NATIVE, NONE = "snapshot", "native", "none"
@@ -58,6 +62,7 @@ class FirstCopy:
         self._future = future
         self._taken_up: Seeding | None = None
         self._offer: Mapping[Any, offering.Offer] = {}
+        self._replaces = False
         self.method: str | None = None
         """once it is known"""
 
@@ -110,7 +115,10 @@ class FirstCopy:
         reason, size = survey.assess(session, source, self._offer, jobs)
         method = self._choose(reason)
         if method != NONE:
-            offering.check_empty(session, self._offer)
+            self._check_rows(method)
+            if self._replaces:
+                words = "Replace the copy of {0} by what is published"
+                task.note(*[words.format(quoted(*key)) for key in sorted(self._offer)])
         slot.check_failover(source, future.options.get("failover"))
         if slot.read(source, future.slot_name or ""):
             raise Refused(
@@ -158,6 +166,29 @@ class FirstCopy:
             task.warn("The first copy is made by PostgreSQL itself, because {0}.".format(reason))
         return method
 
+    def _check_rows(self, method: str) -> None:
+        """Refuse tables that hold rows, unless these are copies that are to be replaced."""
+        session, wished = self._session, self._task.params["replace_copies"]
+        self._replaces = False
+        filled = offering.filled(session, self._offer)
+        others = set(filled) - set(ledger.read(session, filled))
+        if not filled or others:
+            offering.check_empty(session, others if wished else filled)
+            return
+        names = enumerate_names(quoted(*key) for key in filled)
+        if not wished:
+            raise Refused(
+                "Table {0} holds rows in {1} that pgml_dump_restore has copied: set replace_copies to true to have them "
+                "replaced, or initial_copy to none if the rows are right.".format(names, session.endpoint)
+            )
+        if method != SNAPSHOT:
+            raise Refused(
+                "The first copy is to replace the copy of {0} in {1}, which only initial_copy=snapshot does, and it is "
+                "{2}.".format(names, session.endpoint, method)
+            )
+        replacing.refuse(self._source, session, self._offer)
+        self._replaces = True
+
     def make(self) -> None:
         """Create slot and subscription, and make the first copy unless PostgreSQL makes it; an error undoes what was begun."""
         if self.method == SNAPSHOT:
@@ -188,7 +219,8 @@ class FirstCopy:
         run.check_slot()
         try:
             run.check_offer()
-            session.apply(subscription.plan_new(future, False, [seeds.entry(future.name, seeds.SUBSCRIBED)]))
+            also = [seeds.entry(future.name, seeds.SUBSCRIBED), ledger.forgetting(run.keys)]
+            session.apply(subscription.plan_new(future, False, also))
         except Changed as error:
             raise Refused(
                 "{0} What is written while it isn't published is never sent: remove the copy with state=absent and begin anew. "
@@ -212,7 +244,8 @@ class FirstCopy:
             be_only_run(self._session)
             self._look_again()
         for attempt in range(1, ATTEMPTS + 1):
-            run = self._taken_up or Seeding(self._task, self._session, self._source, self._future)
+            kind = Replacing if self._replaces else Seeding
+            run = self._taken_up or kind(self._task, self._session, self._source, self._future)
             try:
                 self._fill(run)
                 break
@@ -222,6 +255,7 @@ class FirstCopy:
                 self._task.warn("{0} It was begun anew.".format(error))
                 self._taken_up = None
                 self._read_offer()
+                self._check_rows(SNAPSHOT)
         return run
 
     def _look_again(self) -> None:
@@ -231,7 +265,7 @@ class FirstCopy:
             raise _overtaken(name)
         self._read_offer()
         self._refuse_others()
-        offering.check_empty(session, self._offer)
+        self._check_rows(SNAPSHOT)
 
     def _fill(self, run: Seeding) -> None:
         """One try; an error undoes it, unless the next run can go on."""
@@ -304,10 +338,17 @@ def _refuse_shortage(session: Session, source: Session, size: int, jobs: int, wa
 def finish(task: Task, session: Session, endpoint: Endpoint, current: Subscription) -> None:
     """What comes after a first copy while changes are applied already: foreign keys are checked, and the lag goes."""
     be_only_run(session)
+    distance = Distance(session)
     seeding.finish(session, current.name, task.warn)
     if current.enabled and task.params["wait"]:
         subscribed.wait_until_caught_up(
-            session, endpoint, current.oid, current.name, current.slot_name or "", task.params["wait_timeout"]
+            session,
+            endpoint,
+            current.oid,
+            current.name,
+            current.slot_name or "",
+            task.params["wait_timeout"],
+            distance.left,
         )
     with session.transaction():
         seeds.forget(session, current.name)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Missing, Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
@@ -115,25 +116,44 @@ def manage(task: Task) -> None:
     """Bring the publication of the task's options to its state."""
     params = task.params
     check_name("publication", params["name"])
-    with task.session() as session:
-        current = read(session, params["name"])
+    session = task.session_or_none()
+    with session or contextlib.nullcontext():
+        current = read(session, params["name"]) if session else None
         if params["state"] == "absent":
             task.describe(current and current.as_result(), None)
             task.apply(session, plan_absent(current))
             return
-        wanted = _wanted(session, params, current)
-        future = wanted.over(current)
-        faults = [] if params["replica_identity"] == "ignore" else faults_of(session, future)
-        if faults and (params["replica_identity"] == "require" or not all(each.healed_by_full for each in faults)):
-            raise Refused(replica_identity.refusal(faults), replica_identity=replica_identity.as_result(faults))
-        changes = [replica_identity.full(each.identity) for each in faults]
-        changes += plan(current, wanted, session.version, params["recreate"])
+        try:
+            if session is None:
+                raise Missing('There is no database "{0}".'.format(params["login_db"]))
+            future, faults, changes = foresee(session, params, current)
+        except Missing as error:
+            if not task.check_mode:
+                raise
+            task.warn("In check mode this is taken for something that an earlier task would create: {0}".format(error))
+            task.note('{0} publication "{1}"'.format("Alter" if current else "Create", params["name"]))
+            return
         task.describe(current and current.as_result(), future.as_result())
         task.result["publication"] = future.as_result()
         task.result["replica_identity_full"] = [each.identity.label for each in faults]
         task.result["left_out"] = _left_out(session, future)
         task.result["wal_space"] = capacity.wal_space(session)
         task.apply(session, changes)
+
+
+def foresee(
+    session: Session, params: Mapping[str, Any], current: Publication | None
+) -> tuple[Publication, list[replica_identity.Fault], list[Change]]:
+    """What will be there when the options were followed, the faults that REPLICA IDENTITY FULL heals, and the steps to it;
+    refuses what can't be published."""
+    wanted = _wanted(session, params, current)
+    future = wanted.over(current)
+    faults = [] if params["replica_identity"] == "ignore" else faults_of(session, future)
+    if faults and (params["replica_identity"] == "require" or not all(each.healed_by_full for each in faults)):
+        raise Refused(replica_identity.refusal(faults), replica_identity=replica_identity.as_result(faults))
+    changes = [replica_identity.full(each.identity) for each in faults]
+    changes += plan(current, wanted, session.version, params["recreate"])
+    return future, faults, changes
 
 
 def read(session: Session, name: str) -> Publication | None:

@@ -9,6 +9,7 @@ subscription goes on from the slot without a copy of its own. After each step th
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, Callable, Collection, Mapping, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
@@ -28,6 +29,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     slot,
     subscription,
     survey,
+    tables,
     undoing,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.blueprint import Blueprint
@@ -49,7 +51,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
     workers,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.keepers import Keepers
-from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Progress
+from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.progress import Load, Progress
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.seeds import Seed, SeedChunk
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer.workers import (
     Job,
@@ -104,6 +106,10 @@ class Seeding:
                 raise
             seeds.begin(session, self._name, begins_at)
             self._keep([name])
+        self._prepare(published)
+
+    def _prepare(self, published: Mapping[str, Any]) -> None:
+        """What comes before the first row."""
         self._read_again(published)
         self._plan()
 
@@ -174,6 +180,12 @@ class Seeding:
     def _offer(self, source: Session) -> dict[Key, offering.Offer]:
         return offering.offered(source, self._publications, self._session.version)
 
+    @property
+    def keys(self) -> list[Key]:
+        """The tables that the subscription fills."""
+        seed = seeds.read(self._session, self._name)
+        return tables.parse_names(self._session, list(seed.offer["tables"]) if seed else [])
+
     def check_offer(self) -> None:
         """Refuse to subscribe to something else than was copied: PostgreSQL would take it for copied."""
         seed = seeds.read(self._session, self._name)
@@ -243,7 +255,7 @@ class Seeding:
         for chunk in planned:
             if chunk.rows is not None:
                 self.tally.add(Cargo(chunk.key, "", 0, True, True), chunk.rows)
-        progress = Progress(session, len({chunk.key for chunk in planned}), sum(chunk.bytes for chunk in planned))
+        progress = Progress(session, self._loads(planned), len({c.key for c in planned} - {c.key for c in left}))
         progress.phase("copy")
         plan = self._blueprint({chunk.key for chunk in planned})
         thawed = {chunk.key for chunk in planned if not chunk.alone}
@@ -261,12 +273,31 @@ class Seeding:
             if source.held:
                 self._hold(crew)
             jobs = [self._job(chunk) for chunk in left] + schedule.without_rows(whole)
-            crew.run(jobs, schedule.done, self._rows_are_there, watch=self._watch)
+            crew.run(jobs, schedule.done, self._rows_are_there, watch=functools.partial(self._watch, progress))
         progress.phase("attach")
         roots = plan.partitioned - plan.partitions - set(thawed)
         with workers.writing_session(session.endpoint, settings) as builder:
             for statement in [*plan.late, *map(analyze, sorted(roots))]:
                 builder.execute(statement)
+
+    def _loads(self, planned: Sequence[SeedChunk]) -> list[Load]:
+        rows = {
+            key: 0 if any(part.table.where for part in target.parts) else sum(part.extent.rows for part in target.parts)
+            for key, target in self._targets.items()
+        }
+        chunks_of: dict[Key, list[SeedChunk]] = {}
+        for chunk in planned:
+            chunks_of.setdefault(chunk.key, []).append(chunk)
+        return [
+            Load(
+                key,
+                key[0],
+                sum(chunk.bytes for chunk in of_table),
+                rows.get(key, 0),
+                sum(chunk.bytes for chunk in of_table if chunk.rows is not None),
+            )
+            for key, of_table in chunks_of.items()
+        ]
 
     def _held(self, oids: Collection[int]) -> list[snapshot.Extant]:
         """The source's tables that each worker locks."""
@@ -289,7 +320,8 @@ class Seeding:
         self._phase = seeds.BUILD
         self.leave(forever=True)
 
-    def _watch(self) -> None:
+    def _watch(self, progress: Progress) -> None:
+        progress.keep_up()
         if self._keepers and self._keepers.look():
             seeds.keep(self._session, self._name, self._keepers.names, self._keepers.backends)
             self._keepers.stay()

@@ -51,6 +51,7 @@ OPTIONS: dict[str, Any] = {
     "origin": {"type": "str", "choices": ["any", "none"]},
     "failover": {"type": "bool"},
     "initial_copy": {"type": "str", "choices": ["snapshot", "native", "none"]},
+    "replace_copies": {"type": "bool", "default": False},
     "jobs": {"type": "int"},
     "wal_space": {"type": "int"},
     "wait": {"type": "bool", "default": True},

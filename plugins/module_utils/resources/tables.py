@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Missing, Refused, ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     arrays,
@@ -181,7 +181,7 @@ def refuse_missing_schemas(session: Session, schemas: Sequence[str]) -> None:
     }
     missing = [schema for schema in schemas if schema not in known]
     if missing:
-        raise Refused("There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint))
+        raise Missing("There is no schema {0} in {1}.".format(enumerate_names(map(quoted, missing)), session.endpoint))
 
 
 def not_movable(session: Session, schemas: Sequence[str] | None, views: bool = False) -> list[dict[str, str]]:
@@ -234,7 +234,7 @@ def refuse_missing(session: Session, missing: Sequence[tuple[str, str]]) -> None
     """Refuse tables that are *missing*, with those of similar names, if there are any."""
     if missing:
         hints = _similar(session, missing[0])
-        raise Refused(
+        raise Missing(
             "There {0} {1} in {2}{3}".format(
                 "is no table" if len(missing) == 1 else "are no tables",
                 enumerate_names(quoted(*key) for key in missing),

@@ -54,7 +54,7 @@ def clear(session: Session, source: Session | None, seed: Seed, slot_is_ours: bo
         with session.transaction():
             seeds.forget(session, seed.subscription)
         return
-    staging.end_workers(session)
+    staging.clean(session)
     if source:
         end_keepers(source, seed.keepers)
         there = slot.read(source, seed.slot_name)

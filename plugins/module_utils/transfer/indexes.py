@@ -65,7 +65,7 @@ def _free_megabytes() -> int:
 
 def refuse_no_space(session: Session, size: int) -> None:
     """Refuse *size* bytes of rows that don't fit on the target's disk, as far as that can be seen from here."""
-    place = _free_bytes(session)
+    place = free_bytes(session)
     if place and place[1] < size:
         raise Refused(
             "The rows take {0:,} MB and {1} has {2:,} MB free: make room on the target first.".format(
@@ -74,7 +74,7 @@ def refuse_no_space(session: Session, size: int) -> None:
         )
 
 
-def _free_bytes(session: Session) -> tuple[str, int] | None:
+def free_bytes(session: Session) -> tuple[str, int] | None:
     """A directory of the target's database and the bytes free in it; None when it is on another host or closed to us."""
     if not is_local(session):
         return None

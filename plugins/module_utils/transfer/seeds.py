@@ -13,6 +13,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     compose,
     listed,
     literal,
+    quoted,
     raw,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import ledger
@@ -158,6 +159,17 @@ def others(session: Session, subscription: str, keys: Sequence[tuple[str, str]])
             [*arrays(keys), subscription],
         )
     }
+
+
+def begun(session: Session, keys: Sequence[tuple[str, str]]) -> list[str]:
+    """The subscriptions whose first copy of one of *keys* has begun, and which don't exist yet."""
+    if not exists(session):
+        return []
+    rows = session.rows(
+        "SELECT subscription FROM pgml_distributed.seeds WHERE phase <> 'subscribed' AND offer -> 'tables' ?| %s ORDER BY 1",
+        [[quoted(*key) for key in keys]],
+    )
+    return [row.subscription for row in rows]
 
 
 def plan(session: Session, subscription: str, chunks: Sequence[SeedChunk], steps: Sequence[Step]) -> None:
