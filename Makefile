@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 VENV := .venv
 BIN := $(VENV)/bin
-# The servers of a file's tests are started once; a file of few tests may be the longest. Tests also wait, so that there are three.
-ON_TWO_CORES := -n 3 --dist loadfile --no-loadscope-reorder
+# The servers of a file's tests are started once; a file of few tests may be the longest. Tests also wait, so that there are four.
+ON_TWO_CORES := -n 4 --dist loadfile --no-loadscope-reorder
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 # Ansible wants a locale in UTF-8, which a bare container may not name.
 export LC_ALL := C.UTF-8
 
 .PHONY: help demo demo-clean test test-variations lint unit integration molecule molecule-all docs clean
 .PHONY: bench bench-growth bench-forky bench-subscription bench-subscription-forky
-.PHONY: bench-fdw bench-fdw-forky bench-thousand-tables bench-definitions
+.PHONY: bench-fdw bench-fdw-forky bench-thousand-tables bench-no-op bench-definitions
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' Makefile
@@ -108,6 +108,9 @@ bench-fdw-forky: $(VENV)/.dev containers ## ... with PostgreSQL 18, in a contain
 
 bench-thousand-tables: $(VENV)/.dev postgresql ## Measure a run that has nothing to do, over 1,000 tables
 	@$(BIN)/python -m benchmarks.thousand_tables --write
+
+bench-no-op: $(VENV)/.dev postgresql ## Measure distribute.yml over three replicas when it has nothing to do, beside community.postgresql
+	@$(BIN)/python -m benchmarks.no_op --write
 
 bench-definitions: $(VENV)/.dev postgresql ## Measure a comparison of the definitions of 5,000 tables
 	@$(BIN)/python -m benchmarks.definitions --write
