@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import request
+from ansible_collections.postgresml.distributed.plugins.plugin_utils import cascade, request
 
 
 class FilterModule:
@@ -14,8 +14,14 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "cascade_levels": cascade.levels,
+            "cascade_problems": cascade.problems,
             "distribution_grants": request.grants,
             "distribution_problems": request.problems,
             "distribution_slot": request.slot_name,
+            "distributions_left": request.left,
             "distributions_of": request.of_strategy,
+            "distributions_resolved": request.resolved,
+            "onward": cascade.onward,
+            "onward_grants": cascade.grants,
         }

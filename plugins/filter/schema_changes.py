@@ -5,27 +5,26 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any, Callable, Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible.utils.unsafe_proxy import wrap_var
-from ansible_collections.postgresml.distributed.plugins.plugin_utils import mentions, rollout
+
+_PLACE = "ansible_collections.postgresml.distributed.plugins.plugin_utils."
 
 
-def _told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what *function* refuses instead of raising it: of an exception, Ansible shows more of its own words than of ours.
+def _told(module: str, name: str, *args: Any, **options: Any) -> Any:
+    """Return what function *name* refuses instead of raising it: of an exception, Ansible shows more of its words than of ours.
 
-    What it returns holds SQL, and no templates, whatever that looks like.
+    What it returns holds SQL, and no templates, whatever that looks like. Its module brings PostgreSQL's grammar along, and
+    Ansible loads this file with any filter of ours, so it is imported by those that need it only.
     """
-
-    @functools.wraps(function)
-    def filtered(*args: Any, **options: Any) -> Any:
-        try:
-            return wrap_var(function(*_plain(args), **_plain(options)))
-        except AnsibleFilterError as error:
-            return {"problem": str(error)}
-
-    return filtered
+    function = getattr(importlib.import_module(_PLACE + module), name)
+    try:
+        return wrap_var(function(*_plain(args), **_plain(options)))
+    except AnsibleFilterError as error:
+        return {"problem": str(error)}
 
 
 def _plain(value: Any) -> Any:
@@ -44,6 +43,6 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "schema_change_mentions": _told(mentions.schema_change_mentions),
-            "schema_change_plan": _told(rollout.schema_change_plan),
+            "schema_change_mentions": functools.partial(_told, "mentions", "schema_change_mentions"),
+            "schema_change_plan": functools.partial(_told, "rollout", "schema_change_plan"),
         }

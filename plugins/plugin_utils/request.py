@@ -10,6 +10,8 @@ from ansible_collections.postgresml.distributed.plugins.plugin_utils import name
 
 STRATEGIES = ("dump", "fdw", "logical", "native")
 """With native nothing is moved: PostgresML runs where the data is."""
+AUTO = "auto"
+"""Whatever of these the database is measured to need."""
 _DEFAULT_STRATEGY = "logical"
 _KEYS = {"name", "database", "target_database", "strategy", "tables", "schemas", "exclude_tables", "snapshots"}
 _NATIVE_KEYS = {"name", "database", "strategy"}
@@ -54,15 +56,12 @@ def _entry_problems(entry: Any) -> list[str]:
     if not isinstance(entry.get("database"), str) or not entry["database"]:
         found.append("{0} has no database: name the one on the primary.".format(label))
     strategy = strategy_of(entry)
-    if strategy not in STRATEGIES:
-        found.append(
-            "{0} has strategy {1}, which this version can't do: use {2}.".format(
-                label, strategy, "{0} or {1}".format(", ".join(STRATEGIES[:-1]), STRATEGIES[-1])
-            )
-        )
+    if strategy not in (*STRATEGIES, AUTO):
+        words = "{0} has strategy {1}, which doesn't exist: use {2} or {3}."
+        found.append(words.format(label, strategy, ", ".join(STRATEGIES), AUTO))
     if strategy == "native":
         return [*found, *_native_problems(label, entry)]
-    if strategy == "logical" and "exclude_tables" in entry:
+    if strategy in ("logical", AUTO) and "exclude_tables" in entry:
         words = "{0} has exclude_tables, which a publication can't do: list its tables or schemas, or use strategy dump or fdw."
         found.append(words.format(label))
     if strategy != "fdw" and "snapshots" in entry:
@@ -104,13 +103,13 @@ def _name_problems(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[s
             ", ".join(databases)
         )
     yield from _long_names(distributions)
-    yield from _slot_problems([entry["name"] for entry in of_strategy(distributions, "logical")], hosts)
+    yield from _slot_problems([entry["name"] for entry in of_strategy(distributions, "logical", AUTO)], hosts)
 
 
 def _long_names(distributions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    made = {entry["name"]: [object_name(entry["name"])] for entry in of_strategy(distributions, "logical")}
-    for entry in of_strategy(distributions, "fdw"):
-        made[entry["name"]] = [entry["name"], *_foreign_schemas(entry)]
+    made = {entry["name"]: [object_name(entry["name"])] for entry in of_strategy(distributions, "logical", AUTO)}
+    for entry in of_strategy(distributions, "fdw", AUTO):
+        made[entry["name"]] = [*made.get(entry["name"], ()), entry["name"], *_foreign_schemas(entry)]
     for name, objects in made.items():
         for made_name in objects:
             size = len(made_name.encode("utf-8"))
@@ -153,11 +152,12 @@ def _overlaps(distributions: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _contents(entry: Mapping[str, Any]) -> Iterable[str]:
-    if strategy_of(entry) == "fdw":
+    if strategy_of(entry) in ("fdw", AUTO):
         for schema in _foreign_schemas(entry):
             yield "schema {0}".format(schema)
         for snapshot in entry.get("snapshots") or ():
             yield "table {0}".format(_qualified(snapshot["into"]))
+    if strategy_of(entry) == "fdw":
         return
     for name in _table_names(entry):
         yield "table {0}".format(_qualified(name))
@@ -187,9 +187,49 @@ def strategy_of(entry: Mapping[str, Any]) -> Any:
     return entry.get("strategy", _DEFAULT_STRATEGY)
 
 
-def of_strategy(distributions: Sequence[Mapping[str, Any]], strategy: str) -> list[Mapping[str, Any]]:
-    """Those of *distributions* that are moved by *strategy*."""
-    return [entry for entry in distributions if strategy_of(entry) == strategy]
+def of_strategy(distributions: Sequence[Mapping[str, Any]], *strategies: str) -> list[Mapping[str, Any]]:
+    """Those of *distributions* that are moved by one of *strategies*."""
+    return [entry for entry in distributions if strategy_of(entry) in strategies]
+
+
+def resolved(
+    distributions: Sequence[Mapping[str, Any]],
+    known: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, str],
+) -> list[Mapping[str, Any]]:
+    """*distributions* with the strategy that auto stands for in place of it: the one that was *chosen*, by name, or that the
+    replicas remember; without those of which that isn't known.
+
+    :param known: for each replica what its databases remember, by database and name
+    """
+    found: list[Mapping[str, Any]] = []
+    for entry in distributions:
+        if strategy_of(entry) == AUTO:
+            strategies = [memory["strategy"] for memory in _memories(entry, known)]
+            strategy = chosen.get(entry["name"]) or (strategies[0] if strategies else None)
+            if strategy is None:
+                continue
+            entry = {**entry, "strategy": strategy, "automatic": True}
+        found.append(entry)
+    return found
+
+
+def left(distributions: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of *distributions* that a replica remembers to come by another strategy, with that one."""
+    return [
+        {**entry, "strategy": strategy}
+        for entry in distributions
+        for strategy in dict.fromkeys(memory["strategy"] for memory in _memories(entry, known))
+        if strategy != strategy_of(entry)
+    ]
+
+
+def _memories(entry: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    database = entry.get("target_database") or entry["database"]
+    for databases in known:
+        memory = databases.get(database, {}).get(entry["name"])
+        if memory:
+            yield memory
 
 
 def moved(distributions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -217,3 +257,58 @@ def grants(distributions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _nothing() -> dict[str, Any]:
     return {"tables": [], "schemas": [], "all_tables": False}
+
+
+def as_upstream(distributions: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """What pgml_preflight_info is to look at on the server that *hosts* take *distributions* from."""
+    return [
+        {**_looked_at(entry), "slots": [slot_name(entry["name"], host) for host in hosts if _has_slot(entry)]}
+        for entry in moved(distributions)
+    ]
+
+
+def as_replica(
+    distributions: Sequence[Mapping[str, Any]],
+    host: str,
+    upstream: str,
+    source: Mapping[str, Any],
+    initial_copy: str | None = None,
+    first: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """The same on *host*, which takes them from *source*, a server of host *upstream*.
+
+    :param first: the replica that dumps come by, its C(host) and C(source); without the latter they come as files
+    """
+    return [
+        {
+            **{key: value for key, value in _looked_at(entry).items() if key != "exclude_tables"},
+            "database": _target(entry),
+            **({"slot": slot_name(entry["name"], host)} if _has_slot(entry) else {}),
+            **({"initial_copy": initial_copy} if initial_copy else {}),
+            "upstream": upstream,
+            **(
+                _handed_on(entry, first)
+                if first and strategy_of(entry) == "dump"
+                else {"source": {**source, "db": entry["database"]}}
+            ),
+        }
+        for entry in moved(distributions)
+    ]
+
+
+def _handed_on(entry: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    source = {"source": {**first["source"], "db": _target(entry)}} if first.get("source") else {}
+    return {"through": first["host"], **source}
+
+
+def _target(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("target_database") or entry["database"])
+
+
+def _has_slot(entry: Mapping[str, Any]) -> bool:
+    return bool(strategy_of(entry) == "logical")
+
+
+def _looked_at(entry: Mapping[str, Any]) -> dict[str, Any]:
+    lists = {key: entry.get(key) or [] for key in ("tables", "schemas", "exclude_tables")}
+    return {"name": entry["name"], "strategy": strategy_of(entry), "database": entry["database"], **lists}

@@ -101,7 +101,7 @@ def test_it_holds_what_a_user_needs_and_nothing_else(artifact: Path) -> None:
     for path in members:
         assert not any(part.startswith((".", "__pycache__")) or part == "tests" for part in path.parts), path
     for path in files:
-        assert path.suffix in {"", ".json", ".md", ".py", ".rst", ".sql", ".svg", ".txt", ".yaml", ".yml"}, path
+        assert path.suffix in {"", ".j2", ".json", ".md", ".py", ".rst", ".sql", ".svg", ".txt", ".yaml", ".yml"}, path
 
 
 def test_every_playbook_is_in_it(installed: Installed) -> None:

@@ -40,7 +40,7 @@ from tests.support.snapshots import (
     version,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 A = {"relation": "far.a", "into": "kept.a"}
 

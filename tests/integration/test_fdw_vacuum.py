@@ -16,7 +16,7 @@ from tests.support.copies import until
 from tests.support.pair import Pair, wait_for
 from tests.support.snapshots import GATE, TABLES, at_the_gate, gate_closed, prepare, residue, running, take
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 A = {"relation": "far.a", "into": "kept.a"}
 

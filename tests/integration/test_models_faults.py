@@ -18,6 +18,8 @@ from tests.support.models import FEATURE, MODULE, Shop, models, predicted, rows,
 from tests.support.pair import Place, create_role, wait_for
 from tests.support.steps import STEPS, Plan
 
+pytestmark = pytest.mark.sampled(0)
+
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Cluster, Cluster]]:

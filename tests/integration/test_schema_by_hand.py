@@ -12,7 +12,7 @@ from tests.support import playbooks
 from tests.support import writers as busy
 from tests.support.pair import Pair, pair_of, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 ADDED = "CREATE TYPE busy.mood AS ENUM ('glad'); ALTER TABLE busy.accounts ADD mood busy.mood, ADD CONSTRAINT rich CHECK (id > 0)"
 ERRORS = "SELECT sum(apply_error_count) FROM pg_stat_subscription_stats"

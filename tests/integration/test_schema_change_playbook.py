@@ -22,7 +22,7 @@ from tests.support.modules import run_module
 from tests.support.pair import Place, wait_for
 from tests.support.playbooks import Ansible, Run, Unsafe, caught_up
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('sad', 'ok');

@@ -45,7 +45,7 @@ from tests.support.first_copies import (
 from tests.support.pair import Pair, pair_of, wait_for
 from tests.support.steps import Plan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 CHANGES = {
     "ALTER TABLE a ALTER v TYPE bigint": "public.a changed on the source while the copy began",

@@ -17,7 +17,7 @@ from tests.support.models import FEATURE, predicted
 from tests.support.pair import Place
 from tests.support.playbooks import PASSWORD, Ansible, snapshot
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 RELATION = "public.houses"
 DISTRIBUTIONS = [{"name": "shop", "database": "shop", "target_database": "ml", "tables": [RELATION]}]

@@ -17,6 +17,8 @@ from tests.conftest import SETTINGS, program_of
 from tests.support.cluster import Cluster, make_directory
 from tests.support.pair import Pair, Stopwatch, create_role, pair_of, wait_for
 
+pytestmark = pytest.mark.sampled(0)
+
 TABLES = "CREATE TABLE a (id int PRIMARY KEY, t text); CREATE TABLE b (id int PRIMARY KEY, t text)"
 SOON = 15
 """Seconds within which a wait that is in vain must end; the server's own retries take part of them."""

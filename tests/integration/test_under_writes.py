@@ -22,7 +22,7 @@ from tests.support.modules import run_module
 from tests.support.pair import wait_for
 from tests.support.playbooks import SHOP_TABLES, Ansible, caught_up
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sampled(0)]
 
 SCALE = 0.2
 FILTER = "product_id % 3 <> 0"

@@ -210,7 +210,7 @@ class Ansible:
         return run
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> Run:
+def finish(process: subprocess.Popen[str], seconds: float = 480) -> Run:
     """Wait for a started playbook."""
     try:
         output, _ = process.communicate(timeout=seconds)

@@ -45,8 +45,8 @@ def test_a_sound_request_has_no_problems():
         ([{"name": "shop"}], '"shop" has no database'),
         ([{**SHOP, "tabels": []}], "unknown key tabels"),
         (
-            [{**SHOP, "strategy": "auto"}],
-            "strategy auto, which this version can't do: use dump, fdw, logical or native",
+            [{**SHOP, "strategy": "turbo"}],
+            "strategy turbo, which doesn't exist: use dump, fdw, logical, native or auto",
         ),
         ([{**SHOP, "strategy": "native"}], "has tables, and strategy native moves no tables"),
         ([NATIVE, {**NATIVE, "name": "b", "database": "crm"}], "in databases shop, crm: PostgresML can be in one"),
