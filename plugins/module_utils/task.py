@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import tempfile
 import traceback
@@ -31,13 +32,14 @@ class Task:
         self.warn: Callable[[str], None] = module.warn
         self.run_command: RunCommand = module.run_command
         self.result: dict[str, Any] = {}
+        self._settings: dict[str, str] = {}
         self._changes: list[str] = []
         self._before: dict[str, Any] | str | None = None
         self._after: dict[str, Any] | str | None = None
 
     def session(self) -> Session:
         """A session in the database of the C(login_*) options."""
-        return Session(Endpoint.from_login(self.params))
+        return Session(Endpoint.from_login(self.params), **self._settings)
 
     def session_or_none(self, **settings: str) -> Session | None:
         """The same, or None when there is no such database: in check mode, because an earlier task would have created it,
@@ -45,12 +47,12 @@ class Task:
         endpoint = Endpoint.from_login(self.params)
         if (self.check_mode or self.params.get("state") == "absent") and not database_exists(endpoint):
             return None
-        return Session(endpoint, **settings)
+        return Session(endpoint, **{**self._settings, **settings})
 
     def source_or_none(self, endpoint: Endpoint, **settings: str) -> Session | None:
         """A session at the source, or None in check mode when an earlier task would have opened the way there."""
         try:
-            return Session(endpoint, **settings)
+            return Session(endpoint, **{**self._settings, **settings})
         except Unreachable as error:
             if not self.check_mode:
                 raise
@@ -84,6 +86,23 @@ class Task:
     def describe_statements(self, statements: Sequence[str]) -> None:
         """The diff of a task that runs *statements*."""
         self.describe(None, "".join("{0};\n".format(statement) for statement in statements))
+
+    def finds_nothing_to_do(
+        self, options: Mapping[str, Any], body: Callable[[Task], None], lock_timeout: str, **params: Any
+    ) -> bool:
+        """Whether another module, of *options* and *body*, would change nothing and warn of nothing with *params*: what its check
+        mode says. It logs in as this task does, except for what *params* has of that, too."""
+        said: list[str] = []
+        other = copy.copy(self)
+        login = {name: self.params[name] for name in LOGIN_OPTIONS}
+        other.params = {**login, **{name: option.get("default") for name, option in options.items()}, **params}
+        other.check_mode, other.diff_mode, other.warn = True, False, said.append
+        other.result, other._changes, other._settings = {}, [], {"lock_timeout": lock_timeout}
+        try:
+            body(other)
+        except DistributedError:
+            return False
+        return not other._changes and not said
 
     @property
     def outcome(self) -> dict[str, Any]:

@@ -376,10 +376,23 @@ facts:
     sizes:
       description: Of an upstream, the bytes of these tables with indexes, of each distribution whose rows are moved.
       type: dict
+    published:
+      description: Of an upstream, the distributions whose publication is there as it is asked for.
+      type: list
+      elements: str
+    wal_space:
+      description: Of an upstream, as M(postgresml.distributed.pgml_publication) returns it.
+      type: int
     arriving:
       description: Of a replica, what each distribution would meet there, and whether it is new.
       type: list
       elements: dict
+    settled:
+      description: >-
+        Of a replica, whether all distributions come by subscriptions whose tables are ready, and
+        M(postgresml.distributed.pgml_schema), M(postgresml.distributed.pgml_subscription) and
+        M(postgresml.distributed.pgml_distribution) would change nothing and warn of nothing, nor would settings be raised.
+      type: bool
     space:
       description: Of a replica, a directory and the bytes free in it, for each database; nothing where they can't be seen.
       type: dict

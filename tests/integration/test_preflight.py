@@ -15,7 +15,7 @@ from psycopg2.sql import SQL, Identifier
 
 from tests.conftest import program_of
 from tests.support.cluster import Cluster, make_directory
-from tests.support.pair import Pair, Place, Stopwatch, pair_of
+from tests.support.pair import Pair, Place, Stopwatch, pair_of, wait_for
 
 MODULE = "pgml_preflight_info"
 TABLES = "CREATE TABLE users (id int PRIMARY KEY, name text); CREATE TABLE log (entry text)"
@@ -68,6 +68,7 @@ def test_nothing_is_found_where_nothing_is_wrong(pair: Pair) -> None:
     assert above["facts"]["tables"] == {"shop": ["public.users"]}
     size = pair.source.value("SELECT pg_total_relation_size('users')")
     assert above["facts"]["sizes"] == {"shop": size} and size > 0
+    assert above["facts"]["wal_space"] > 0
     assert above["facts"]["distributor_exists"] and above["facts"]["sets_password"]
     assert below["facts"]["arriving"][0]["new"]
     (source,) = below["facts"]["sources"]
@@ -335,6 +336,65 @@ def test_what_has_come_already_is_not_new(pair: Pair) -> None:
     assert finding["message"].startswith(
         "Subscription pgml_shop takes publication pgml_shop and not other: drop it, or"
     )
+
+
+def test_a_replica_with_nothing_left_to_do_is_settled(pair: Pair) -> None:
+    """As soon as anything is left that a module would do, it is not."""
+    pair.both("CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE INDEX by_note ON orders (note)")
+    entry = {"strategy": "logical", "tables": ["orders"]}
+
+    def published(**changed: Any) -> list[str]:
+        return list(looked(pair.source, as_upstream=upstream(pair, {**entry, **changed}))["facts"]["published"])
+
+    def settled(**changed: Any) -> bool:
+        result = looked(pair.target, as_replica=replica(pair, {**entry, "slot": pair.name, **changed}))
+        return bool(result["facts"]["settled"])
+
+    assert published() == []
+    pair.publish("orders", name="pgml_shop")
+    assert published() == ["shop"] and published(tables=[{"name": "orders", "columns": ["id"]}]) == []
+
+    assert not settled()
+    subscription = {"name": "pgml_shop", "publications": ["pgml_shop"], "slot_name": pair.name}
+    pair.subscribe(**subscription)
+    assert not settled(), "nothing is remembered"
+    memory = {"name": "shop", "strategy": "logical", "upstream": "prod"}
+    pair.target.ok("pgml_distribution", **memory, automatic=True)
+    assert not settled(), "the choice isn't left to us any more"
+    pair.target.ok("pgml_distribution", **memory)
+    assert settled()
+    assert not settled(upstream="other") and not settled(slot="other") and not settled(source=None)
+    assert not settled(source={**pair.endpoint, "connect_params": {"application_name": "other"}})
+
+    pair.target.sql("DROP INDEX by_note")
+    assert not settled(), "an index is missing"
+    pair.target.sql("CREATE INDEX by_note ON orders (note)")
+    assert settled()
+
+    pair.source.sql("CREATE TABLE later (id int PRIMARY KEY)")
+    pair.grant()
+    assert not settled(tables=["orders", "later"]), "a table is missing"
+    pair.target.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1)")
+    pair.source.sql("INSERT INTO later VALUES (1); ALTER PUBLICATION pgml_shop ADD TABLE later")
+    assert not settled(), "the subscription doesn't know of a table"
+    pair.target.sql("ALTER SUBSCRIPTION pgml_shop REFRESH PUBLICATION")
+    pair.target.sql("ALTER SUBSCRIPTION pgml_shop DISABLE")
+    assert not settled(tables=["orders", "later"]), "a table is not ready"
+    pair.target.sql("TRUNCATE later")
+    pair.subscribe(**subscription, enabled=True)
+    assert settled(tables=["orders", "later"])
+
+    pair.target.sql("ALTER SYSTEM SET max_connections = 90")
+    try:
+        pair.target.sql("SELECT pg_reload_conf()")
+        wait_for(lambda: pair.target.value("SELECT bool_or(pending_restart) FROM pg_settings"))
+        assert not settled(tables=["orders", "later"]), "a setting waits for a restart"
+    finally:
+        pair.target.sql("ALTER SYSTEM RESET max_connections")
+        pair.target.sql("SELECT pg_reload_conf()")
+    wait_for(lambda: settled(tables=["orders", "later"]))
+    pair.target.ok("pgml_subscription", name="pgml_shop", state="absent")
+    assert not settled()
 
 
 def test_a_foreign_server_of_our_name_that_is_not_ours(pair: Pair) -> None:

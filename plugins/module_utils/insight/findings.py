@@ -60,11 +60,10 @@ class Findings:
         except ServerRefused as error:
             self.warn("unseen", "Not everything could be looked at. {0}".format(error))
 
-    def hold_settings(self, session: Session, minimum: Mapping[str, Any], permission: Permission) -> None:
-        """See that settings have what is needed, or get it in the run."""
-        for setting in settings.read(session, minimum, {}):
-            if not setting.differs and not setting.waits:
-                continue
+    def hold_settings(self, session: Session, minimum: Mapping[str, Any], permission: Permission) -> bool:
+        """See that settings have what is needed, or get it in the run; returns whether they have it."""
+        lacking = [each for each in settings.read(session, minimum, {}) if each.differs or each.waits]
+        for setting in lacking:
             words = "{0} is {1} and has to be {2}".format(
                 setting.name, settings.shown(setting.running), minimum[setting.name]
             )
@@ -76,6 +75,7 @@ class Findings:
                     remedy = "run ALTER SYSTEM SET {0} = {1} and ".format(setting.name, minimum[setting.name]) + remedy
                 words += ", which takes a restart: {0}, or allow it with {1}: true."
                 self.error("setting", words.format(remedy, permission.variable))
+        return not lacking
 
     def hold_limit(self, kind: str, what: str, free: int, needed: int, remedy: str) -> None:
         """See that there is as much left as is needed."""

@@ -48,7 +48,7 @@ def look(task: Task) -> None:
     with session or contextlib.nullcontext(), found.refusals("server"):
         if session:
             clock = _read_server(session, task.params["asked_at"], facts)
-            remembered = _look(session, task.params, facts, found)
+            remembered = _look(task, session, facts, found)
     facts["sources"] = [_reach(upstream, endpoint, clock) for upstream, endpoint in sources]
     task.result.update(findings=[each._asdict() for each in found.found], facts=facts, distributions=remembered)
 
@@ -63,7 +63,8 @@ def _open(login: Endpoint, found: Findings) -> Session | None:
     return None
 
 
-def _look(session: Session, params: Mapping[str, Any], facts: dict[str, Any], found: Findings) -> dict[str, Any]:
+def _look(task: Task, session: Session, facts: dict[str, Any], found: Findings) -> dict[str, Any]:
+    params = task.params
     if facts["is_in_recovery"]:
         words = "The server of {0} is a standby, on which nothing can be changed: give the address of its primary."
         found.error("standby", words.format(session.endpoint))
@@ -72,7 +73,7 @@ def _look(session: Session, params: Mapping[str, Any], facts: dict[str, Any], fo
     coming: Sequence[Mapping[str, Any]] = ()
     if params["as_replica"]:
         coming = params["as_replica"]["distributions"]
-        more, remembered = preflight_replica.look(session, params["as_replica"], found)
+        more, remembered = preflight_replica.look(task, session, found)
         facts.update(more)
     if params["as_upstream"]:
         facts.update(preflight_upstream.look(session, params["as_upstream"], coming, found))

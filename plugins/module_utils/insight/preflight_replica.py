@@ -7,7 +7,7 @@ import contextlib
 from typing import Any, Collection, Iterator, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.findings import Findings, Permission
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight.preflight_upstream import (
     LOCK_TIMEOUT,
@@ -24,12 +24,16 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.st
     union_all,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
+    difference,
     distribution_ledger,
     foreign_ledger,
     foreign_server,
+    schema,
+    subscribing,
     subscription,
     tables,
 )
+from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import indexes, ledger, seeds, workers
 
 OPTIONS: dict[str, Any] = {
@@ -73,15 +77,15 @@ class There(NamedTuple):
     """tables that pgml_dump_restore has filled"""
 
 
-def look(
-    session: Session, wanted: Mapping[str, Any], found: Findings
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Look at the replica of *wanted*, the option as_replica, and return facts and what is remembered of distributions."""
+def look(task: Task, session: Session, found: Findings) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Look at the replica of the task's as_replica, and return facts and what is remembered of distributions."""
+    wanted = task.params["as_replica"]
     jobs = workers.jobs(wanted["jobs"])
     databases = list(dict.fromkeys(entry["database"] for entry in wanted["distributions"]))
     query = "SELECT datname FROM pg_database WHERE datname = ANY(%s::text[]) AND datallowconn"
     there = {row.datname for row in session.rows(query, [databases])}
-    facts: dict[str, Any] = {"jobs": jobs, "arriving": [], "space": {}}
+    facts: dict[str, Any] = {"jobs": jobs, "arriving": [], "space": {}, "settled": False}
+    settled = set(databases) == there
     remembered: dict[str, dict[str, Any]] = {database: {} for database in databases}
     for database in databases:
         entries = [entry for entry in wanted["distributions"] if entry["database"] == database]
@@ -102,8 +106,10 @@ def look(
                     for name, each in distribution_ledger.read(inside).items()
                 }
                 facts["arriving"] += list(_look_inside(inside, entries, remembered[database], found))
+            settled = settled and all(_is_settled(task, inside, each, remembered[database]) for each in entries)
     with found.refusals("setting"):
-        _hold_settings(session, wanted, facts["arriving"], jobs, found)
+        suffices = _hold_settings(session, wanted, facts["arriving"], jobs, found)
+        facts["settled"] = settled and suffices
     return facts, remembered
 
 
@@ -177,6 +183,34 @@ def _look_inside(
             yield _arriving(entry, new=False)
             continue
         yield _arriving(entry, new=True, **_obstacles(session, entry, there, keys, entry["name"] in remembered))
+
+
+def _is_settled(task: Task, session: Session, entry: Mapping[str, Any], remembered: Mapping[str, Any]) -> bool:
+    """Whether a distribution comes by a subscription whose tables are ready, is remembered as it is asked for, and leaves
+    pgml_schema and pgml_subscription nothing to do."""
+    asked = {"strategy": "logical", "automatic": False, "upstream": entry["upstream"]}
+    if entry["strategy"] != "logical" or remembered.get(entry["name"]) != asked or not entry["source"]:
+        return False
+    there = subscription.read(session, _subscription_of(entry))
+    if there is None or there.placeholder or subscribed.unfinished(session, there.oid):
+        return False
+    common = {"lock_timeout": LOCK_TIMEOUT, "login_db": entry["database"], "source": entry["source"]}
+    return task.finds_nothing_to_do(
+        schema.OPTIONS,
+        schema.manage,
+        mode=difference.CREATE,
+        tables=entry["tables"],
+        schemas=entry["schemas"],
+        all_tables=not entry["tables"] and not entry["schemas"],
+        **common,
+    ) and task.finds_nothing_to_do(
+        subscription.OPTIONS,
+        subscribing.manage,
+        name=there.name,
+        publications=[entry["publication"] or "pgml_" + entry["name"]],
+        slot_name=entry["slot"],
+        **common,
+    )
 
 
 def _is_new_server(session: Session, entry: Mapping[str, Any], found: Findings) -> bool:
@@ -262,10 +296,11 @@ def _filled(session: Session, keys: Sequence[tuple[str, str]]) -> list[str]:
 
 def _hold_settings(
     session: Session, wanted: Mapping[str, Any], arriving: Sequence[Mapping[str, Any]], jobs: int, found: Findings
-) -> None:
-    """See that the server can have the workers and origins of its subscriptions."""
+) -> bool:
+    """See that the server can have the workers and origins of its subscriptions; returns whether it has what that takes, and no
+    setting waits for a restart."""
     if not wanted["distributions"]:
-        return
+        return True
     subscriptions = [each["subscription"] for each in arriving if each["strategy"] == "logical"]
     row = session.row(
         "SELECT count(*)::int AS others, current_setting('max_sync_workers_per_subscription')::int AS sync_workers"
@@ -280,10 +315,10 @@ def _hold_settings(
         origins: needed,
     }
     permission = Permission(wanted["managed"], wanted["restart"], "pgml_replica_restart")
-    found.hold_settings(session, minimum, permission)
+    suffices = found.hold_settings(session, minimum, permission)
     new = sum(each["new"] and each["strategy"] == "logical" for each in arriving)
     if not new:
-        return
+        return suffices and not session.value("SELECT 1 FROM pg_settings WHERE pending_restart LIMIT 1")
     left = capacity.read_replica(session)
     raised = max(0, needed - int(session.value("SELECT current_setting(%s)", [origins])))
     remedy = "raise {0}, or drop origins that nobody uses".format(origins)
@@ -295,3 +330,4 @@ def _hold_settings(
         jobs + 2,
         "raise it, or end sessions",
     )
+    return False

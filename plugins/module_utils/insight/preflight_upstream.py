@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, Iterable, Mapping, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import ServerRefused
 from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity
@@ -43,6 +43,17 @@ OPTIONS: dict[str, Any] = {
     },
 }
 
+
+class Contents(NamedTuple):
+    """What the distributions hold, by their names."""
+
+    tables: dict[str, list[str]]
+    sizes: dict[str, int]
+    """bytes of those whose rows are moved"""
+    published: list[str]
+    """the distributions whose publication is there as it is asked for"""
+
+
 LOCK_TIMEOUT = "1 s"
 """Of whatever looks: a lock that somebody holds that long is no reason to wait."""
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -65,7 +76,8 @@ def look(
     if any(entry["strategy"] == "logical" for entry in wanted["distributions"]):
         for words in capacity.outdated(session.version):
             found.warn("version", words)
-    facts["tables"], facts["sizes"] = _contents(session, wanted, {entry["name"] for entry in coming}, found)
+    facts["wal_space"] = capacity.wal_space(session)
+    facts.update(_contents(session, wanted, {entry["name"] for entry in coming}, found)._asdict())
     return facts
 
 
@@ -179,13 +191,9 @@ def _hold_room(
     )
 
 
-def _contents(
-    session: Session, wanted: Mapping[str, Any], coming: Collection[str], found: Findings
-) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """The names of each distribution's tables, and the bytes of those whose rows are moved."""
+def _contents(session: Session, wanted: Mapping[str, Any], coming: Collection[str], found: Findings) -> Contents:
     here = [entry for entry in wanted["distributions"] if entry["name"] not in coming]
-    names: dict[str, list[str]] = {}
-    sizes: dict[str, int] = {}
+    contents = Contents({}, {}, [])
     databases = list(dict.fromkeys(entry["database"] for entry in here))
     query = "SELECT datname FROM pg_database WHERE datname = ANY(%s::text[]) AND datallowconn"
     there = {row.datname for row in session.rows(query, [databases])}
@@ -201,31 +209,40 @@ def _contents(
         ) as inside:
             for entry in entries:
                 with found.refusals("table"):
-                    relations = _relations(inside, entry, wanted["replica_identity"])
-                    names[entry["name"]] = [table.label for table in relations]
+                    if entry["strategy"] == "logical" and _is_published(inside, entry, wanted["replica_identity"]):
+                        contents.published.append(entry["name"])
+                    relations = _relations(inside, entry)
+                    contents.tables[entry["name"]] = [table.label for table in relations]
                     if entry["strategy"] in ("dump", "logical"):
-                        sizes[entry["name"]] = _size(inside, relations)
-    return names, sizes
+                        contents.sizes[entry["name"]] = _size(inside, relations)
+    return contents
 
 
-def _relations(session: Session, entry: Mapping[str, Any], replica_identity: str) -> list[Table]:
-    """What a distribution holds, refused where its strategy can't carry that."""
+def _relations(session: Session, entry: Mapping[str, Any]) -> list[Table]:
+    """What a distribution holds, refused where foreign tables can't carry that."""
     everything = not entry["tables"] and not entry["schemas"]
     if entry["strategy"] == "fdw":
         names = [each.name for each in tables.parse_requests(entry["tables"]) or ()]
         return tables.importable(session, tables.parse_names(session, names), entry["schemas"], everything)
-    request = {**entry, "all_tables": everything, "state": "present"}
-    if entry["strategy"] == "logical":
-        name = entry["publication"] or "pgml_" + entry["name"]
-        _foresee_publication(session, {**request, "name": name, "replica_identity": replica_identity})
-    return schema.requested(session, request)
+    return schema.requested(session, {**entry, "all_tables": everything, "state": "present"})
 
 
-def _foresee_publication(session: Session, request: Mapping[str, Any]) -> None:
-    members = {} if not request["all_tables"] else {"tables": None, "schemas": None}
-    unsaid = dict.fromkeys(["publish", "via_partition_root", "generated_columns", "owner", "comment"])
-    current = publication.read(session, request["name"])
-    publication.foresee(session, {**request, **unsaid, "recreate": False, **members}, current)
+def _is_published(session: Session, entry: Mapping[str, Any], replica_identity: str) -> bool:
+    """Whether a distribution's publication is there as it is asked for; refuses what can't be published."""
+    everything = not entry["tables"] and not entry["schemas"]
+    members = {"tables": None, "schemas": None} if everything else {}
+    options = dict.fromkeys(["publish", "via_partition_root", "generated_columns", "owner", "comment"])
+    request = {
+        **entry,
+        **options,
+        **members,
+        "name": entry["publication"] or "pgml_" + entry["name"],
+        "all_tables": everything,
+        "replica_identity": replica_identity,
+        "recreate": False,
+    }
+    _future, _faults, changes = publication.foresee(session, request, publication.read(session, request["name"]))
+    return not changes
 
 
 def _size(session: Session, relations: Iterable[Table]) -> int:
