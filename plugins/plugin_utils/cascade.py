@@ -74,12 +74,10 @@ def onward(distribution: Mapping[str, Any]) -> dict[str, Any]:
 
 def grants(distributions: Sequence[Mapping[str, Any]], copied: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the distributor reads at a replica that passes *distributions* on, by logical replication or foreign tables, and
-    *copied*, the database and tables of each that came by dump; as pgml_grants takes it."""
-    copies = [
-        {"database": copy["database"], "tables": copy["tables"], "strategy": "dump", "schemas": []}
-        for copy in copied.values()
-    ]
-    return request.grants([*map(onward, distributions), *(copy for copy in copies if copy["tables"])])
+    *copied*, the database and tables of each that came by dump, or what is wanted where the source is yet *unasked*; as
+    pgml_grants takes it."""
+    copies = [{**copy, "strategy": "dump"} for copy in copied.values() if copy["tables"] or copy["unasked"]]
+    return request.grants([*map(onward, distributions), *copies])
 
 
 def _foreign(distribution: Mapping[str, Any]) -> dict[str, Any]:

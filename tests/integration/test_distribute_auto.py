@@ -92,8 +92,9 @@ def test_what_outgrows_a_bound_is_told_and_stays(story: Story) -> None:
 
 @pytest.mark.parametrize(("check", "step"), [("to be streamed", "streamed"), ("to be copied", "copied")])
 def test_check_mode_predicts_a_migration(story: Story, check: str, step: str) -> None:
-    predicted, real = story.ok(check).changed, story.ok(step).changed
-    assert (predicted - real, real - predicted) == ({}, {})
+    """Two parts of a run may each predict a step that is one in the end."""
+    predicted, real = set(story.ok(check).changed), set(story.ok(step).changed)
+    assert (predicted - real, real - predicted) == (set(), set())
 
 
 @pytest.mark.parametrize("step", ["kept", "still streamed", "still copied"])

@@ -93,13 +93,16 @@ def test_foreign_tables_are_imported_through_the_replica_and_snapshots_from_its_
 
 
 def test_the_distributor_reads_what_is_passed_on_and_no_more() -> None:
-    copied = {"copy": {"database": "ml", "tables": ["public.stock"]}, "none": {"database": "ml", "tables": []}}
+    nothing = {"database": "ml", "tables": [], "schemas": [], "unasked": False}
+    copied = {"copy": {**nothing, "tables": ["public.stock"]}, "none": nothing}
     (grants,) = cascade.grants([SHOP, LIVE], copied)
     assert grants["database"] == "ml"
     assert grants["tables"] == ["users", "public.stock"]
     assert grants["foreign"]["tables"] == ["live_public.users"]
     assert not grants["all_tables"]
     assert not grants["foreign"]["all_tables"]
+    (predicted,) = cascade.grants([], {"copy": {**nothing, "schemas": ["sales"], "unasked": True}})
+    assert predicted["schemas"] == ["sales"] and not predicted["all_tables"]
 
 
 KNOWN = [{"ml": {"shop": {"strategy": "dump", "automatic": True, "upstream": "prod"}}}, {}]
