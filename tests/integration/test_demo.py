@@ -7,17 +7,16 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import majors, playbooks
-from tests.support.cluster import make_directory
+from tests.support.cluster import free_port, make_directory
 from tests.support.pair import wait_for
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ class Demo:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.servers = directory / "demo"
-        self._ports = [_free_port(), _free_port()]
+        self._ports = [free_port(), free_port()]
 
     def run(self, **variables: Any) -> playbooks.Run:
         given = {
@@ -67,12 +66,6 @@ class Demo:
         for path, text in texts.items():
             path.write_text(text.replace(text.splitlines()[0], str(nobody), 1))
             shutil.chown(path, path.parent.owner())
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -72,6 +72,12 @@ def test_settled_replicas_are_left_alone(wired: Wired) -> None:
         assert not run.changed and seen_to(run) == {"prod"}
 
 
+def test_names_that_the_look_does_not_know_are_left_to_the_roles(wired: Wired) -> None:
+    run = wired.run("--check", "--extra-vars", "pgml_logical_publication=other")
+    assert ("prod", "postgresml.distributed.pgml_logical : Publish the distribution shop", "") in run.changed
+    assert seen_to(run) == {"prod", *REPLICAS}
+
+
 def test_the_replica_that_lacks_something_is_seen_to(wired: Wired) -> None:
     wired.replicas["ml-2"].sql("DROP INDEX by_name", dbname="ml")
     predicted, run = wired.ok("--check"), wired.ok()

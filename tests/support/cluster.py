@@ -153,13 +153,13 @@ class Cluster:
         finally:
             password_file.unlink()
         self._initial_configuration = (self.data / "postgresql.conf").read_text(encoding="utf-8")
-        self.port = _free_port()
+        self.port = free_port()
 
     def clone(self) -> Cluster:
         """A server with a copy of this one's files, as a restored backup or a copied machine is; neither one runs."""
         self.stop()
         other = Cluster(make_directory(), self.bin_dir, self.settings, self.environment)
-        other.password, other.port = self.password, _free_port()
+        other.password, other.port = self.password, free_port()
         other._initial_configuration = self._initial_configuration
         subprocess.run(["cp", "-a", self.data, other.data], check=True)
         return other
@@ -178,7 +178,7 @@ class Cluster:
             if self._started_once or attempt == START_ATTEMPTS or "could not bind" not in self.log()[seen:]:
                 raise RuntimeError(self._failure("pg_ctl start", result))
             # Somebody took the port since it was chosen, and nobody knows this one yet.
-            self.port = _free_port()
+            self.port = free_port()
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server, if it runs, and wait until it has stopped."""
@@ -365,7 +365,8 @@ def _quote(value: object) -> str:
     return f"'{escaped}'"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
     with closing(socket.socket()) as probe:
         probe.bind((Cluster.host, 0))
         return int(probe.getsockname()[1])
