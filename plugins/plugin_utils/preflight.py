@@ -244,7 +244,7 @@ def _places(link: Link) -> Iterator[Finding]:
     what = "Table {0} holds rows" if len(filled) == 1 else "Tables {0} hold rows"
     if arriving["strategy"] == "logical":
         words = (
-            " in database {1}, and the first copy would add to them: empty {2}, or set pgml_logical_initial_copy to none if the "
+            " in database {1}, and the first copy would add to them: empty {2}, or set pgml_logical_seed to none if the "
             "rows are right."
         )
         message = (what + words).format(enumerate_names(filled), database, "it" if len(filled) == 1 else "them")

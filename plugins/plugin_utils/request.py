@@ -274,16 +274,18 @@ def as_replica(
     source: Mapping[str, Any],
     initial_copy: str | None = None,
     first: Mapping[str, Any] | None = None,
+    begun: bool = False,
 ) -> list[dict[str, Any]]:
     """The same on *host*, which takes them from *source*, a server of host *upstream*.
 
     :param first: the replica that dumps come by, its C(host) and C(source); without the latter they come as files
+    :param begun: whether an interrupted run has made slots for a copy of the cluster, which are in nobody's way
     """
     return [
         {
             **{key: value for key, value in _looked_at(entry).items() if key != "exclude_tables"},
             "database": _target(entry),
-            **({"slot": slot_name(entry["name"], host)} if _has_slot(entry) else {}),
+            **({"slot": slot_name(entry["name"], host)} if _has_slot(entry) and not begun else {}),
             **({"initial_copy": initial_copy} if initial_copy else {}),
             "upstream": upstream,
             **(

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 
 MOLECULE = REPOSITORY / "molecule"
 SCENARIOS = sorted(path.parent.name for path in MOLECULE.glob("*/molecule.yml"))
+RUNS: list[tuple[str, dict[str, str]]] = [(name, {}) for name in SCENARIOS] + [("seed", {"PGML_TEST_SUITE": "trixie"})]
+"""With what each has in its environment: PostgreSQL 17 has a program of its own that makes a copy a subscriber."""
 SECONDS = 1500
 
 
@@ -37,14 +39,22 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "scenario",
-    [pytest.param(name, marks=[] if name == "distributions" else pytest.mark.sampled(0)) for name in SCENARIOS],
+    ("scenario", "more"),
+    [
+        pytest.param(
+            name,
+            more,
+            id="-".join([name, *more.values()]),
+            marks=[] if name == "distributions" else pytest.mark.sampled(0),
+        )
+        for name, more in RUNS
+    ],
 )
-def test_scenario(scenario: str, environment: dict[str, str]) -> None:
+def test_scenario(scenario: str, more: dict[str, str], environment: dict[str, str]) -> None:
     result = subprocess.run(
         ["molecule", "test", "--scenario-name", scenario],
         cwd=REPOSITORY,
-        env=environment,
+        env={**environment, **more},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

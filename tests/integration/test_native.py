@@ -159,6 +159,7 @@ def test_the_library_that_is_there_is_loaded_and_stays_the_last_word(server: Clu
     assert "pgml.conf" not in (server.data / "postgresql.conf").read_text() and not (server.data / "pgml.conf").exists()
 
 
+@pytest.mark.sampled(0)
 def test_it_is_part_of_a_distribution(tmp_path: Path) -> None:
     """On the primary with permission only, on a replica with the restart that its workers need, and its models outlast it."""
     quiet = {"shared_preload_libraries": ""}

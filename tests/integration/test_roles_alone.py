@@ -102,7 +102,7 @@ def plays_of(servers: Servers, state: str = "present", wal_space: Any = ROOM) ->
         source=source,
         subscription="goods_in",
         slot="goods_slot",
-        **({"drop_tables": True} if state == "absent" else {"initial_copy": "snapshot", "wal_space": wal_space}),
+        **({"drop_tables": True} if state == "absent" else {"seed": "snapshot", "wal_space": wal_space}),
         jobs=1,
         **logical,
     )

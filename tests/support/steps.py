@@ -50,6 +50,17 @@ def _module(path: str) -> Any:
     return importlib.import_module(f"ansible_collections.{COLLECTION}.plugins.module_utils.{path}")
 
 
+_FUNCTIONS = [
+    ("resources.physical_record", "write"),
+    ("resources.physical_record", "forget"),
+    ("resources.data_directory", "carry_own_files"),
+    ("resources.data_directory", "exchange"),
+    ("resources.data_directory", "remove_cluster"),
+    ("resources.data_directory", "remove"),
+]
+"""What changes files that outlive the process"""
+
+
 class _Steps:
     """Counts the steps, and does what the plan says."""
 
@@ -101,6 +112,17 @@ def _watch(steps: _Steps) -> None:
     keepers = _module("transfer.keepers").Keepers
     for name in ("__init__", "hold", "release"):
         setattr(keepers, name, _followed(getattr(keepers, name), _note(steps, f"keepers: {name}")))
+    for path, name in _FUNCTIONS:
+        place = _module(path)
+        setattr(place, name, _followed(getattr(place, name), _note(steps, f"{path.rpartition('.')[2]}: {name}")))
+    programs = _module("postgres.server_programs").ServerPrograms
+    programs.run = _followed(programs.run, lambda _self, name, arguments, *_: steps.done(f"ran: {name} {arguments[0]}"))
+    owner = _module("postgres.server_programs").Owner
+    owner.write = _followed(owner.write, lambda _self, path, _text: steps.done(f"wrote: {path}"))
+    owner.make_directory = _followed(owner.make_directory, lambda _self, path: steps.done(f"made: {path}"))
+    guard = _module("transfer.slot_guard").SlotGuard
+    for name in ("__init__", "created", "stay", "release"):
+        setattr(guard, name, _followed(getattr(guard, name), _note(steps, f"slot guard: {name}")))
     known = _followed(lambda *_arguments: None, _note(steps, "keepers: tables are known"))
     hold = keepers.hold
     keepers.hold = lambda self, tables: (known(), hold(self, tables))[1]

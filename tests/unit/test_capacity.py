@@ -19,7 +19,7 @@ SECOND = capacity.BYTES_PER_SECOND
 
 
 def problems(size: int = 10 * SECOND, jobs: int = 4, source: dict[str, Any] | None = None, **target: Any) -> list[str]:
-    return capacity.problems(SOURCE._replace(**(source or {})), TARGET._replace(**target), size, jobs)
+    return capacity.problems(SOURCE._replace(**(source or {})), TARGET._replace(**target), size, capacity.Way(jobs))
 
 
 def test_just_enough_of_everything_is_enough() -> None:

@@ -128,7 +128,7 @@ SENTENCES = [
     "Nothing was changed, for this stands against it:",
     "which takes a restart:",
     "and the first copy would add to them: empty",
-    "or set pgml_logical_initial_copy to none if the rows are right.",
+    "or set pgml_logical_seed to none if the rows are right.",
     "Tables exist on the target and don't fit the source",
     "The subscription and its slot stay, and a rerun goes on where it stopped.",
     "The subscription and its slot were removed again.",

@@ -140,9 +140,21 @@ def wal_space(source: Session) -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def problems(upstream: Upstream, replica: Replica, size: int, jobs: int) -> list[str]:
-    """What stands against a copy of *size* bytes by *jobs* workers, a sentence each."""
-    seconds = size / BYTES_PER_SECOND
+class Way(NamedTuple):
+    """How rows come."""
+
+    jobs: int
+    """workers that copy"""
+    senders: int = 1
+    """replication connections"""
+    subscriptions: int = 1
+    speed: float | None = None
+    """bytes per second, if that is less than what is taken for it"""
+
+
+def problems(upstream: Upstream, replica: Replica, size: int, way: Way) -> list[str]:
+    """What stands against a copy of *size* bytes in that way, a sentence each."""
+    jobs, seconds = way.jobs, size / min(way.speed or BYTES_PER_SECOND, BYTES_PER_SECOND)
     growth = upstream.wal_per_second * seconds
     found = []
     if upstream.wal_space is not None and growth > SHARE_OF_SPACE * upstream.wal_space:
@@ -170,14 +182,14 @@ def problems(upstream: Upstream, replica: Replica, size: int, jobs: int) -> list
             "held for long: let VACUUM freeze them first.".format(upstream.age, OLDEST_AGE)
         )
     for what, free, needed in (
-        ("max_wal_senders of the source", upstream.free_senders, 1),
+        ("max_wal_senders of the source", upstream.free_senders, way.senders),
         ("Connections (max_connections, or the role's limit) to the source", upstream.free_connections, jobs + 4),
         (
             "Replication origins (max_replication_slots, or max_active_replication_origins) of the target",
             replica.free_origins,
-            1,
+            way.subscriptions,
         ),
-        ("max_logical_replication_workers of the target", replica.free_workers, 1),
+        ("max_logical_replication_workers of the target", replica.free_workers, way.subscriptions),
         ("Connections (max_connections, or the role's limit) to the target", replica.free_connections, jobs + 2),
     ):
         if free < needed:

@@ -70,8 +70,8 @@ class Tools:
     def _run(self, argv: Sequence[str], program: Program, environment: dict[str, str] | None, where: str) -> str:
         code, output, errors = self._call(argv, environment)
         if code:
-            complaint = _complaint(errors.decode("utf-8", "replace"))
-            raise ServerRefused("{0}{1} said: {2}".format(os.path.basename(program.path), where, complaint))
+            said = complaint(errors.decode("utf-8", "replace"))
+            raise ServerRefused("{0}{1} said: {2}".format(os.path.basename(program.path), where, said))
         return output.decode("utf-8")
 
     def _major(self, path: str) -> int:
@@ -93,7 +93,7 @@ class Tools:
         return result
 
 
-def _complaint(stderr: str) -> str:
+def complaint(stderr: str) -> str:
     """The first error that a client program prints, without its own name."""
     lines = [line for line in stderr.splitlines() if line.strip()] or ["nothing"]
     errors = [line for line in lines if "error:" in line]

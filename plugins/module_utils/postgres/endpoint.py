@@ -118,6 +118,12 @@ class Endpoint:
         """The same at the beginning of a sentence."""
         return "D" + str(self)[1:]
 
+    @property
+    def pass_line(self) -> str:
+        """The line of a pass file, see https://www.postgresql.org/docs/current/libpq-pgpass.html."""
+        escaped = self.keywords["password"].replace("\\", "\\\\").replace(":", "\\:")
+        return "*:*:*:*:{0}\n".format(escaped)
+
     @contextlib.contextmanager
     def environment(self) -> Iterator[dict[str, str]]:
         """The environment in which a client program connects here: the password in a file that only we can read.
@@ -130,8 +136,7 @@ class Endpoint:
         with contextlib.ExitStack() as stack:
             if "password" in self.keywords:
                 handle = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="pgml-", encoding="utf-8"))
-                escaped = self.keywords["password"].replace("\\", "\\\\").replace(":", "\\:")
-                handle.write("*:*:*:*:{0}\n".format(escaped))
+                handle.write(self.pass_line)
                 handle.flush()
                 env["PGPASSFILE"] = handle.name
             yield env

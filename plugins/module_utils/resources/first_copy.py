@@ -329,7 +329,7 @@ def be_only_run(session: Session) -> None:
 def _refuse_shortage(session: Session, source: Session, size: int, jobs: int, wal_space: int | None) -> None:
     """Refuse a copy of *size* bytes that either server lacks something for."""
     upstream = capacity.read_upstream(source, size, wal_space)
-    found = capacity.problems(upstream, capacity.read_replica(session), size, jobs)
+    found = capacity.problems(upstream, capacity.read_replica(session), size, capacity.Way(jobs))
     if found:
         raise Refused(" ".join(found))
     indexes.refuse_no_space(session, size)

@@ -13,9 +13,9 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.errors impo
     TimedOut,
     Unreachable,
 )
-from ansible_collections.postgresml.distributed.plugins.module_utils.insight import capacity, offering, subscribed
+from ansible_collections.postgresml.distributed.plugins.module_utils.insight import offering, subscribed
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
-from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session, version_text
+from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import quoted
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
     first_copy,
@@ -24,6 +24,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.resources i
     subscription,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.first_copy import FirstCopy
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources.parallel_streaming import without_losses
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources.subscription import Subscription
 from ansible_collections.postgresml.distributed.plugins.module_utils.task import Task
 from ansible_collections.postgresml.distributed.plugins.module_utils.transfer import (
@@ -57,7 +58,7 @@ def _create(task: Task, session: Session | None, wanted: Subscription) -> None:
     endpoint = wanted.endpoint
     if not wanted.publications or endpoint is None:
         raise Refused("To create subscription {0}, publications and source are needed.".format(quoted(wanted.name)))
-    future = _without_losses(task, session, wanted.over(None))
+    future = without_losses(task, session, wanted.over(None))
     slot.check_name(future.slot_name or "")
     workers.jobs(task.params["jobs"])
     source = task.source_or_none(endpoint)
@@ -77,21 +78,6 @@ def _create(task: Task, session: Session | None, wanted: Subscription) -> None:
             method = copy.method
     if session and not task.check_mode:
         _wait(task, session, endpoint, future, fresh=method == first_copy.NATIVE)
-
-
-def _without_losses(task: Task, session: Session | None, future: Subscription) -> Subscription:
-    """*future* without C(streaming = parallel), where that may lose transactions."""
-    if session is None or not capacity.loses_parallel(session.version):
-        return future
-    words = "PostgreSQL {0}, which may lose transactions that it applies in parallel".format(
-        version_text(session.version)
-    )
-    if future.options.get("streaming") == "parallel":
-        raise Refused("The server of {0} is {1}: update it, or set streaming to on.".format(session.endpoint, words))
-    if "streaming" in future.options or session.version < subscription.PARALLEL_BY_DEFAULT_SINCE:
-        return future
-    task.warn("The replica is {0}: streaming is set to on.".format(words))
-    return future._replace(options={**future.options, "streaming": "on"})
 
 
 def _alter(task: Task, session: Session, current: Subscription, wanted: Subscription) -> None:
