@@ -69,15 +69,16 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            self.peak = max(self.peak, sum(map(_proportional, _descendants(os.getpid()))))
+            self.peak = max(self.peak, sum(map(_proportional, descendants(os.getpid()))))
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and those that they have."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in map(int, path.read_text(encoding="ascii").split()):
                 yield child
-                yield from _descendants(child)
+                yield from descendants(child)
 
 
 def _proportional(pid: int) -> int:
@@ -148,14 +149,20 @@ def servers(bin_dir: Path, **settings: str) -> Iterator[tuple[Place, Place]]:
 
 
 def benchmark(
-    source: Place, target: Place, gigabytes: float, peers: Peers, rounds: int, watch: Callable[[Job], Any]
+    source: Place,
+    target: Place,
+    gigabytes: float,
+    peers: Peers,
+    rounds: int,
+    watch: Callable[[Job], Any],
+    compare: Callable[[Job], list[str]] = _differences,
 ) -> tuple[int, dict[str, Result]]:
     """Make the data and run the contest; returns the bytes of the data too."""
     print(f"{gigabytes} GB ...", file=sys.stderr)
     source.cluster.create_database(source.database)
     dataset.make(source, gigabytes)
     size = dataset.size(source)
-    results = contest(source, target, peers, rounds, watch)
+    results = contest(source, target, peers, rounds, watch, compare)
     source.cluster.drop_database(source.database)
     return size, results
 

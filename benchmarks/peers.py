@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Job:
     """when all rows were there, for contestants that go on then, as time.perf_counter() has it"""
     rows: int = 0
     """how many rows were read, by contestants that only read"""
+    stack: ExitStack = field(default_factory=ExitStack)
+    """what ends with the job"""
 
     def __enter__(self) -> Job:
         return self
@@ -44,6 +46,7 @@ class Job:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # its children too, when it failed
             process.wait()
+        self.stack.close()
 
     def run(self, *command: str, **environment: str) -> None:
         """Run a program until it succeeds."""
