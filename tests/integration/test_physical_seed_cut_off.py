@@ -311,7 +311,9 @@ def test_disk_runs_full(templates: list[Cluster], tmp_path: Path) -> None:
                 result = process.finish()
             rooms.clear(disk)
             if result.get("failed"):
-                assert any(words in result["msg"] for words in ("No space left", "could not extend")), result["msg"]
+                # The log of the copy's server has no room either, so that it may lack the reason.
+                reasons = ("No space left", "could not extend", "The copied cluster doesn't start: ")
+                assert any(words in result["msg"] for words in reasons), result["msg"]
             else:
                 # What the copy had yet to write may have found room in its own files.
                 assert pause == "ran: pg_ctl start"
@@ -331,4 +333,16 @@ def test_a_run_while_another_one_is_at_it(two: Seeding, tmp_path: Path) -> None:
     assert two.prepare()["changes"] == ["Go on with the copied cluster, which is ready"]
     two.swap()
     two.step("finished")
+    two.assert_done()
+
+
+def test_a_copy_whose_slot_has_gone_takes_no_place(two: Seeding) -> None:
+    two.prepare()
+    two.primary.sql("SELECT pg_drop_replication_slot(%s)", [two.slot])
+    two.replica.stop()
+    message = two.run("exchanged")["msg"]
+    assert message == "The slots of the copy are gone, so that it is of no use any more: begin anew."
+    two.replica.start()
+    assert two.replica.sql("SELECT answer FROM old") == [(42,)]
+    two.seed()
     two.assert_done()

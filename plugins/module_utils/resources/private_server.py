@@ -51,6 +51,7 @@ _SILENCE_SECONDS = 60
 _LONGEST_BYTES = 80
 """of the path of a directory for a socket, whose own may have 107"""
 _FATAL = ("FATAL:  ", "PANIC:  ")
+_TOLD = "due to administrator command"
 _NEVER = ("has already been removed", "requested starting point", "No space left on device")
 """What the server repeats for ever when WAL that it needs is gone, or it has no room for it"""
 
@@ -133,7 +134,8 @@ class PrivateServer:
     def _raise_what_it_says(self, ended: bool) -> None:
         with open(self._log, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
-        fatal = [line for line in lines if any(mark in line for mark in _FATAL)]
+        # Processes that are told to end say so, too, before or after the one for which they are.
+        fatal = [line for line in lines if any(mark in line for mark in _FATAL) and _TOLD not in line]
         # What stops it at once does so before it has a file that says that it runs.
         ended = ended or (bool(fatal) and not data_directory.is_running(self._directory))
         for line in fatal:
