@@ -199,7 +199,7 @@ def test_limits_of_the_primary(two: Seeding, setting: str) -> None:
 
 
 def test_no_room_for_wal_on_the_primary(shared: Seeding) -> None:
-    assert "of which half may be used: make room, or copy when less is written." in problem(shared, wal_space=0)
+    assert "of which half may be used: make room, or copy when less is written." in shared.refused(wal_space=0)
 
 
 def test_no_superuser(two: Seeding) -> None:
@@ -252,6 +252,8 @@ def test_name_that_another_database_has(two: Seeding, target: str) -> None:
 
 def test_options_that_make_no_sense(shared: Seeding) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
+        ({"wal_space": -1}, "wal_space is -1: the least is 0."),
+        ({"max_rate": "fast"}, 'pg_basebackup said: transfer rate "fast" is not a valid value.'),
         ({"subscriptions": []}, "state=prepared needs subscriptions and source."),
         (
             {"subscriptions": [shared.subscription(), shared.subscription(name="b", slot_name="b")]},

@@ -156,6 +156,9 @@ def _examine(session: Session, request: Request) -> tuple[Host | None, Found]:
 def _request(params: Mapping[str, Any]) -> Request:
     if not params["subscriptions"] or params["source"] is None:
         raise Refused("state=prepared needs subscriptions and source.")
+    for option in ("wal_space", "wait_timeout"):
+        if (params[option] or 0) < 0:
+            raise Refused("{0} is {1}: the least is 0.".format(option, params[option]))
     source = Endpoint.from_source(params["source"])
     copied = Endpoint.from_source(params["copy_from"]) if params["copy_from"] else source
     wanted = []

@@ -60,7 +60,9 @@ def take(
         try:
             programs.run("pg_basebackup", arguments, environment)
         except ServerRefused as error:
-            raise ServerRefused("The cluster of {0} was not copied: {1}".format(endpoint, error)) from None
+            raise ServerRefused(
+                "The cluster at {0} was not copied: {1}".format(endpoint.keywords.get("host"), error)
+            ) from None
 
 
 SYNCHRONIZE = "initdb"
