@@ -16,8 +16,6 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.transfer im
 _STEADY_SECONDS = 1.0
 """A worker that has lived that long beside an unchanged count of errors doesn't fail at the moment."""
 _PAUSE_SECONDS = 0.1
-_SHORT_PAUSE_SECONDS = 0.01
-"""Where nothing is counted, a worker has to be seen while it lives."""
 _HERE = "s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
 _HEARD = "CASE WHEN received_lsn IS NOT NULL THEN nullif(last_msg_receipt_time, '-infinity') END"
 """When a worker has last heard of its upstream. Until it has, the moment is that of its start, or C(-infinity)."""
@@ -179,21 +177,25 @@ def watch(session: Session, known: Sequence[dict[str, Any]]) -> None:
 
     A worker that fails is started anew after wal_retrieve_retry_interval, so that one look finds it or doesn't, and one that
     can't connect is seen while it tries. Only subscriptions that look suspicious are watched, for little longer than that.
+
+    Before 15, which counts no errors, a worker that can't apply leaves a transaction that is rolled back, and one that can't
+    connect has none. Those of others in the same database are taken for it, too.
     """
     suspects = {each["oid"]: each for each in known if _is_suspect(each)}
     if not suspects:
         return
     retry = session.value("SELECT setting::float8 / 1000 FROM pg_settings WHERE name = 'wal_retrieve_retry_interval'")
+    rolled_back = _rolled_back(session)
     end = time.monotonic() + float(retry) + 2 * _STEADY_SECONDS
     seen: dict[int, tuple[int, float]] = {}
     while suspects and time.monotonic() < end:
-        time.sleep(_PAUSE_SECONDS if session.version >= STATISTICS_SINCE else _SHORT_PAUSE_SECONDS)
+        time.sleep(_PAUSE_SECONDS)
         errors, workers = _errors(session, list(suspects)), _workers(session, list(suspects))
         for oid, each in list(suspects.items()):
             worker, now = workers.get(oid), time.monotonic()
             before, since = seen.get(oid, (worker, now))
-            if _has_failed(each, errors.get(oid), worker, before):
-                each.update({**errors.get(oid, {}), "failing": True})
+            if oid in errors and _count(errors[oid]) > _count(each):
+                each.update({**errors[oid], "failing": True})
             elif worker and worker == before and now - since > _STEADY_SECONDS:
                 each["worker"] = worker
             else:
@@ -201,8 +203,13 @@ def watch(session: Session, known: Sequence[dict[str, Any]]) -> None:
                     seen[oid] = (worker, now)
                 continue
             del suspects[oid]
+    failing = session.version < STATISTICS_SINCE and _rolled_back(session) > rolled_back
     for each in suspects.values():
-        each["worker"] = None
+        each.update(worker=None, failing=failing)
+
+
+def _rolled_back(session: Session) -> int:
+    return int(session.value("SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()"))
 
 
 def _is_suspect(each: Mapping[str, Any]) -> bool:
@@ -221,15 +228,6 @@ def _workers(session: Session, oids: Sequence[int]) -> dict[int, int]:
             [list(oids)],
         )
     }
-
-
-def _has_failed(
-    each: Mapping[str, Any], errors: Mapping[str, Any] | None, worker: int | None, before: int | None
-) -> bool:
-    """By the server's counters, and before 15, which has none, by a worker that took another's place."""
-    if each["apply_errors"] is None:
-        return bool(worker and before and worker != before)
-    return errors is not None and _count(errors) > _count(each)
 
 
 def _count(errors: Mapping[str, Any]) -> int:
