@@ -143,13 +143,14 @@ def test_a_copy_that_does_not_start_gives_way_to_the_old_cluster(tmp_path: Path)
 
 @pytest.mark.sampled(0)
 def test_where_something_stands_against_it_rows_are_copied(tmp_path: Path) -> None:
-    with seeded(tmp_path) as place:
+    with seeded(tmp_path, replicas=2) as place:
         place.replicas["ml-1"].sql("SELECT pg_create_physical_replication_slot('standby')")
         refused = place.run()
         assert not refused.ok and "Others read from slot standby of the replica." in refused.message
         assert place.slots() == []
         run = place.ok(pgml_logical_seed="auto")
         assert "The cluster is not copied physically, for this stands against it" in run.output
+        assert "ml-1 has no copy of the primary's cluster, so that rows are copied to ml-2, too." in run.output
         place.assert_streams()
         assert not place.ok(pgml_logical_seed="auto").changed
 

@@ -198,9 +198,16 @@ def test_other_databases(two: Seeding, undistributed: str) -> None:
     two.primary.create_database("Other db")
     two.primary.sql("CREATE TABLE o AS SELECT 1 AS a; CREATE PUBLICATION theirs FOR TABLE o", dbname="Other db")
     two.primary.sql("CREATE TABLE admin AS SELECT 1 AS a")
-    for statement in ("CREATE DATABASE tmpl IS_TEMPLATE true", "CREATE DATABASE closed ALLOW_CONNECTIONS false"):
+    for statement in (
+        "CREATE DATABASE tmpl IS_TEMPLATE true",
+        "CREATE DATABASE closed ALLOW_CONNECTIONS false",
+        "REVOKE CONNECT ON DATABASE closed FROM PUBLIC",
+    ):
         two.primary.sql(statement)
     result = two.seed(undistributed=undistributed)
+    assert result["warnings"] == [
+        f"Not counted in the room that is needed, since user {two.distributor} may not ask how large it is: database closed."
+    ]
     names = {name for (name,) in two.replica.sql("SELECT datname FROM pg_database")}
     usual = {"ml", "postgres", "template0", "template1"}
     admin = two.replica.sql("SELECT to_regclass('admin') IS NOT NULL")

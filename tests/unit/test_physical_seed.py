@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,14 @@ def test_what_is_a_servers_own(tmp_path: Path) -> None:
             (directory / name).write_text(directory.name)
     (new / "their.key").touch()
     (old / "mine.key").symlink_to("/nonexistent")
+    (old / "pg_log").symlink_to("/elsewhere")
     os.mkfifo(old / "fifo")
     old.chmod(0o750)
     for _ in range(2):  # again, after a run that ended in the middle
         data_directory.carry_own_files(str(old), str(new), owner())
     names = {str(path.relative_to(new)) for path in new.rglob("*")}
     assert names == {
-        "base", "base/1", "global", "pg_wal", "conf.d", "conf.d/old.conf", "PG_VERSION", "postgresql.conf", "mine.key",
+        "base", "base/1", "global", "pg_wal", "conf.d", "conf.d/old.conf", "PG_VERSION", "postgresql.conf", "mine.key", "pg_log",
     }  # fmt: skip
     assert (new / "postgresql.conf").read_text() == "old" and (new / "PG_VERSION").read_text() == "new"
     assert os.readlink(new / "mine.key") == "/nonexistent"
@@ -190,8 +192,18 @@ def test_no_server_runs_without_a_process(tmp_path: Path) -> None:
     for text in ("", "x\n", f"{os.getpid()}\n", f"{1 << 22}\n"):
         (tmp_path / "postmaster.pid").write_text(text)
         assert not data_directory.is_running(str(tmp_path)), text
-    (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    assert data_directory.is_running(str(tmp_path)) is (Path.cwd() == tmp_path)
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as process:
+        (tmp_path / "postmaster.pid").write_text(f"{process.pid}\n")
+        assert data_directory.is_running(str(tmp_path))
+        process.kill()
+    assert not data_directory.is_running(str(tmp_path))
+
+
+def test_a_process_of_another_account_is_no_server_of_ours(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 65534, 65534)
+    (tmp_path / "postmaster.pid").write_text("1\n")
+    assert not data_directory.is_running(str(tmp_path))
 
 
 def test_a_removed_cluster_takes_its_tablespaces_along(tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ class Upstream(NamedTuple):
     """settings that a standby may not have lower,
     https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN"""
 
+    @property
+    def unmeasured(self) -> list[str]:
+        """Databases whose size may not be asked."""
+        return [each.name for each in self.databases if each.bytes is None]
+
 
 _DATABASES = (
     "SELECT d.datname AS name, to_jsonb(d) ->> 'datcollate' AS collate, to_jsonb(d) ->> 'datctype' AS ctype,"

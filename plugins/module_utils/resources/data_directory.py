@@ -46,7 +46,7 @@ _CLUSTER = _LOGS | {
     "tablespace_map.old",
 }
 """What a cluster consists of, see https://www.postgresql.org/docs/current/storage-file-layout.html, and its log. The rest is a
-server's own: its configuration, keys and certificates."""
+server's own: its configuration, keys and certificates, and the link to a log that is elsewhere."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 """renameat2(2)"""
@@ -66,16 +66,17 @@ def locked(directory: str) -> Iterator[None]:
 
 
 def is_running(directory: str) -> bool:
-    """Whether a server has the cluster in *directory*."""
+    """Whether a server has the cluster in *directory*. The process that its lock file names may be another's by now."""
     try:
         with open(os.path.join(directory, "postmaster.pid"), encoding="utf-8") as file:
-            process = int(file.readline())
-        os.kill(process, 0)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
+            process = "/proc/{0}".format(int(file.readline()))
+        if os.stat(process).st_uid != os.stat(directory).st_uid:
+            return False
+        return os.path.samefile(os.path.join(process, "cwd"), directory)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         return False
     except PermissionError:
         return True
-    return os.path.realpath("/proc/{0}/cwd".format(process)) == os.path.realpath(directory)
 
 
 def carry_own_files(old: str, new: str, owner: Owner) -> None:
@@ -84,9 +85,9 @@ def carry_own_files(old: str, new: str, owner: Owner) -> None:
         if name not in _CLUSTER or name in _LOGS:
             remove(os.path.join(new, name))
     for name in os.listdir(old):
-        if name in _CLUSTER:
-            continue
         source, target = os.path.join(old, name), os.path.join(new, name)
+        if name in _CLUSTER and not (name in _LOGS and os.path.islink(source)):
+            continue
         if os.path.isdir(source) and not os.path.islink(source):
             shutil.copytree(source, target, symlinks=True)
         elif os.path.isfile(source) or os.path.islink(source):

@@ -34,6 +34,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.session import Session
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import (
     check_name,
+    enumerate_names,
     quoted,
 )
 from ansible_collections.postgresml.distributed.plugins.module_utils.resources import (
@@ -132,8 +133,16 @@ def _prepare(task: Task) -> None:
         task.note(*_words(request))
         task.describe(None, "".join("{0}\n".format(words) for words in _words(request)))
         task.result["phase"] = READY
-        if host and found.upstream and not task.check_mode:
-            _make(task, session, host, request, found.upstream)
+        if host and found.upstream:
+            if found.upstream.unmeasured:
+                task.warn(
+                    "Not counted in the room that is needed, since user {0} may not ask how large it is: database {1}.".format(
+                        quoted(request.copied.keywords.get("user", "")),
+                        enumerate_names(map(quoted, found.upstream.unmeasured)),
+                    )
+                )
+            if not task.check_mode:
+                _make(task, session, host, request, found.upstream)
 
 
 @contextlib.contextmanager
