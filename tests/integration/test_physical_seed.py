@@ -15,6 +15,7 @@ from tests.support.physical import Seeding, controldata, definitions, files, ide
 
 ROLES = "SELECT rolname, rolcanlogin, rolsuper, rolconnlimit, rolpassword, rolvaliduntil::text FROM pg_authid WHERE oid > 16383"
 MEMBERS = "SELECT roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_members WHERE member > 16383"
+SETTINGS = "SELECT setrole::regrole::text, setconfig FROM pg_db_role_setting WHERE setdatabase = 0 ORDER BY 1"
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,18 @@ def test_roles(two: Seeding) -> None:
     create_role(two.replica, "app", "LOGIN CREATEDB CONNECTION LIMIT 7 VALID UNTIL '2099-01-01'", "mine")
     create_role(two.replica, "mine", "LOGIN", "mine")
     two.replica.sql("CREATE ROLE team; GRANT team TO mine WITH ADMIN OPTION; GRANT pg_monitor TO app")
+    for setting in ('search_path = public, "Their own"', "app.tenant = 'theirs'"):
+        two.primary.sql(f"ALTER ROLE app SET {setting}")
+    for setting in (
+        'search_path = "$user", "Mine"',
+        "role = team",
+        "statement_timeout = 1",
+        "default_transaction_read_only = on",
+        "app.name = 'it''s \\ mine'",
+        '"Auto_explain".log_format = json',
+    ):
+        two.replica.sql(f"ALTER ROLE mine SET {setting}")
+    settings = two.replica.sql(SETTINGS)
     mine = set(two.replica.sql(ROLES))
     members = set(two.replica.sql(MEMBERS))
     verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'"
@@ -127,6 +140,7 @@ def test_roles(two: Seeding) -> None:
     assert mine | kept <= there
     others = {row[0]: (row[1], row[4]) for row in there - mine - kept}
     assert others == dict.fromkeys(("web", "quiet", "boss"), (False, None))
+    assert two.replica.sql(SETTINGS) == settings
     assert set(two.replica.sql(MEMBERS)) == members | {("quiet", "web", False)}
     assert two.replica.sql(verifier) == bootstrap != two.primary.sql(verifier)
     two.replica.connect("ml", "app", "mine").close()

@@ -44,6 +44,8 @@ class Role(NamedTuple):
     password: str | None
     """the verifier that is stored"""
     valid_until: str | None
+    settings: Sequence[str]
+    """of ALTER ROLE ... SET for all databases, each C(name=value)"""
 
 
 class Roles(NamedTuple):
@@ -65,6 +67,15 @@ _ATTRIBUTES = {
 }
 
 
+_QUOTED_LISTS = (
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+)
+"""Settings whose values are lists of names, which SET would quote again as one: variable_is_guc_list_quote() of PostgreSQL"""
 _MEMBERS = (
     "SELECT pg_get_userbyid(roleid) AS granted, pg_get_userbyid(member) AS member,"
     " CASE WHEN bool_or(admin_option) THEN ' WITH ADMIN OPTION' ELSE '' END AS options FROM pg_auth_members"
@@ -80,8 +91,9 @@ _MEMBERS_WITH_OPTIONS = (
 def read_roles(session: Session) -> Roles:
     """Those of the session's server, which a superuser may see with their passwords' verifiers."""
     rows = session.rows(
-        "SELECT rolname, {0}, rolconnlimit, rolpassword, rolvaliduntil::text FROM pg_authid WHERE oid = 10 OR oid >= 16384"
-        " ORDER BY 1".format(", ".join(_ATTRIBUTES.values()))
+        "SELECT rolname, {0}, rolconnlimit, rolpassword, rolvaliduntil::text,"
+        " (SELECT setconfig FROM pg_db_role_setting WHERE setrole = a.oid AND setdatabase = 0) AS settings"
+        " FROM pg_authid AS a WHERE oid = 10 OR oid >= 16384 ORDER BY 1".format(", ".join(_ATTRIBUTES.values()))
     )
     members = session.rows(_MEMBERS_WITH_OPTIONS if session.version >= _GRANTORS_SINCE else _MEMBERS)
     return Roles(
@@ -92,6 +104,7 @@ def read_roles(session: Session) -> Roles:
                 row.rolconnlimit,
                 row.rolpassword,
                 row.rolvaliduntil,
+                row.settings or (),
             )
             for row in rows
         ],
@@ -305,8 +318,24 @@ def exchange_roles(session: Session, own: Roles, kept: Sequence[str]) -> list[st
             if role.name not in there:
                 session.execute(compose("CREATE ROLE {name}", name=identifier(role.name)))
             session.execute(_restore(role, there.get(role.name)))
+        for role in own.roles:
+            _restore_settings(session, role)
         _exchange_members(session, own, set(there) | own_names)
     return ["Take LOGIN and password from copied role {0}".format(quoted(name)) for name in foreign]
+
+
+def _restore_settings(session: Session, role: Role) -> None:
+    parts = {"role": identifier(role.name)}
+    session.execute(compose("ALTER ROLE {role} RESET ALL", **parts))
+    for setting in role.settings:
+        name, _equals, value = setting.partition("=")
+        parts.update(setting=identifier(*name.split(".")), value=literal(value))
+        if name.lower() in _QUOTED_LISTS:
+            session.execute(compose("SELECT set_config({name}, {value}, false)", name=literal(name), **parts))
+            session.execute(compose("ALTER ROLE {role} SET {setting} FROM CURRENT", **parts))
+            session.execute(compose("RESET {setting}", **parts))
+        else:
+            session.execute(compose("ALTER ROLE {role} SET {setting} TO {value}", **parts))
 
 
 def _exchange_members(session: Session, own: Roles, known: set[str]) -> None:
