@@ -245,6 +245,7 @@ notes:
     The next run goes on, or begins anew. The file C(.pgml_physical_seed_PORT.json) in the home of the account that the task
     runs as remembers that, without passwords.
   - While it is made, the copy lies beside the data directory, in a directory of the same name with C(.pgml_seed) behind it.
+    Lines on standard error show how far it is.
   - Unlogged tables come without rows and are named in a warning. All else in the databases comes along, such as large
     objects, which logical replication doesn't keep up, and user mappings with their passwords.
 seealso:
@@ -342,6 +343,27 @@ service:
   type: dict
   returned: when one was
   sample: {}
+copy:
+  description: How far the copy of the files is.
+  type: dict
+  returned: with O(state=looked), while one is made
+  contains:
+    run:
+      description: The run that makes it.
+      type: str
+      sample: 4711-1767225600000000000
+    bytes:
+      description: How many bytes the upstream's databases have, as far as the user may ask.
+      type: int
+      sample: 1500000000000
+    bytes_done:
+      description: How many of them are there.
+      type: int
+      sample: 432013312000
+    complete:
+      description: Whether all files are there.
+      type: bool
+      sample: false
 taken_away:
   description: What came along with the copy and was taken out of it or put to rest.
   type: list

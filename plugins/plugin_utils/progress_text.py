@@ -46,6 +46,21 @@ def line(now: Look, before: Look | None, subscription: str | None) -> str | None
     return "; ".join(parts) or None
 
 
+def files_line(now: Look, before: Look | None) -> str | None:
+    """What is going on *now* while pgml_physical_seed copies files, with the rate since *before*; None when nothing is."""
+    copy = now.seen.get("copy")
+    if not copy:
+        return None
+    if copy["complete"]:
+        return "all files are there, making a replica of them"
+    done, whole = copy["bytes_done"], max(copy["bytes"], copy["bytes_done"], 1)
+    text = "copied {0} of {1} of files ({2} %)".format(size(done), size(whole), done * 100 // whole)
+    earlier = (before.seen.get("copy") or {}) if before else {}
+    if before is None or earlier.get("run") != copy["run"]:
+        return text
+    return text + _rate(done - earlier["bytes_done"], now.seconds - before.seconds, whole - done)
+
+
 def _run(now: Look, before: Look | None) -> list[str]:
     """A run that brings rows, or has brought them and builds on them."""
     run = now.seen["run"]
@@ -90,15 +105,19 @@ def _brought(look: Look) -> int:
 
 def _pace(now: Look, before: Look | None, whole: int) -> str:
     """The rate since *before*, and at that rate how long the rest of *whole* takes."""
-    if before is None or now.seconds - before.seconds < _STEADY_SECONDS:
+    if before is None or (now.seen["run"] or {}).get("process") != (before.seen["run"] or {}).get("process"):
         return ""
-    if (now.seen["run"] or {}).get("process") != (before.seen["run"] or {}).get("process"):
+    left = whole - _brought(now) if whole else None
+    return _rate(_brought(now) - _brought(before), now.seconds - before.seconds, left)
+
+
+def _rate(new: int, seconds: float, left: int | None) -> str:
+    """What *new* bytes in *seconds* are as a rate, and at that rate how long what is *left* takes, if that is known."""
+    if seconds < _STEADY_SECONDS or new < 0 or (new == 0 and left is None):
         return ""
-    rate = (_brought(now) - _brought(before)) / (now.seconds - before.seconds)
-    if rate < 0 or (rate == 0 and not whole):
-        return ""
+    rate = new / seconds
     text = ", {0}/s".format(size(rate))
-    return "{0}, {1} left".format(text, duration((whole - _brought(now)) / rate)) if whole and rate else text
+    return text if left is None or not rate else "{0}, {1} left".format(text, duration(left / rate))
 
 
 def _copies(copies: Sequence[Mapping[str, Any]]) -> list[str]:

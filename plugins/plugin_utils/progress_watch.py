@@ -11,20 +11,33 @@ import contextvars
 import copy
 import threading
 import time
-from typing import Any, Mapping
+from functools import partial
+from typing import Any, Callable, Mapping, NamedTuple
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import LOGIN_OPTIONS
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import progress_text
 
-INFO = "postgresml.distributed.pgml_progress_info"
 VARIABLE = "pgml_progress_seconds"
 _FIRST_SECONDS = 5.0
 _GROWTH = 1.5
 _MOST_SECONDS = 30.0
 _ENDING_SECONDS = 10
+_BRIEF = ("absent", "looked", "exchanged", "finished")
+"""States of which there is nothing to tell"""
 _LOGIN = {*LOGIN_OPTIONS, *[alias for option in LOGIN_OPTIONS.values() for alias in option.get("aliases", ())]}
+
+
+class Outlook(NamedTuple):
+    """How it is found out how far a task is, and told."""
+
+    module: str
+    """that is run"""
+    arguments: Mapping[str, Any]
+    """of it, beside those with which the task logs in"""
+    line: Callable[[progress_text.Look, progress_text.Look | None], str | None]
+    """what is told of a look and the one before"""
 
 
 class WatchedAction(ActionBase):  # type: ignore[misc]
@@ -32,6 +45,10 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
 
     _supports_check_mode = True
     _supports_async = True
+
+    def _outlook(self) -> Outlook:
+        line = partial(progress_text.line, subscription=self._task.args.get("name"))
+        return Outlook("postgresml.distributed.pgml_progress_info", {}, line)
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -50,11 +67,12 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         """The thread, unless there is nothing to see or it isn't to be shown."""
         args = self._task.args
         seconds = self._seconds(task_vars)
-        silent = self._task.check_mode or self._task.no_log or self._task.async_val or args.get("state") == "absent"
+        silent = self._task.check_mode or self._task.no_log or self._task.async_val or args.get("state") in _BRIEF
         if silent or seconds <= 0:
             return None
         try:
-            watch = _Watch(self._looker(), task_vars, args.get("name"), seconds)
+            outlook = self._outlook()
+            watch = _Watch(self._looker(outlook), task_vars, outlook, seconds)
             watch.start()
         except Exception as error:  # a connection plugin of somebody's that can't be had twice
             Display().vvv("no progress is shown: {0!r}".format(error))
@@ -71,7 +89,7 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
             )
             return 0
 
-    def _looker(self) -> _Looker:
+    def _looker(self, outlook: Outlook) -> _Looker:
         """An action of its own for the looks, since a connection and what hangs on it are for one thread at a time."""
         connection = copy.copy(self._connection)
         connection._shell = copy.copy(self._connection._shell)
@@ -79,8 +97,10 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
         connection.become = copy.copy(self._connection.become)
         task = self._task.copy(exclude_parent=True, exclude_tasks=True)
         task.args = {name: value for name, value in self._task.args.items() if name in _LOGIN}
+        task.args.update(outlook.arguments)
         task.no_log = True  # it is no task of the user's, so the target's log need not know each look
         return _Looker(
+            outlook.module,
             task=task,
             connection=connection,
             play_context=self._play_context,
@@ -91,11 +111,15 @@ class WatchedAction(ActionBase):  # type: ignore[misc]
 
 
 class _Looker(ActionBase):  # type: ignore[misc]
-    """Runs pgml_progress_info."""
+    """Runs the module that tells."""
+
+    def __init__(self, module: str, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._module = module
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         try:
-            seen: dict[str, Any] = self._execute_module(INFO, dict(self._task.args), task_vars=task_vars)
+            seen: dict[str, Any] = self._execute_module(self._module, dict(self._task.args), task_vars=task_vars)
             return seen
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
@@ -105,12 +129,11 @@ class _Looker(ActionBase):  # type: ignore[misc]
 class _Watch(threading.Thread):
     """Looks, and shows what it sees, until end(). What goes wrong with that is no concern of the task's."""
 
-    def __init__(self, looker: _Looker, task_vars: Any, name: str | None, seconds: float) -> None:
-        """:param name: of the subscription, if the task is about one"""
+    def __init__(self, looker: _Looker, task_vars: Any, outlook: Outlook, seconds: float) -> None:
         super().__init__(daemon=True)
         self._looker = looker
         self._task_vars = task_vars
-        self._name = name
+        self._outlook = outlook
         self._seconds = seconds
         self._over = threading.Event()
         self._showing = threading.Lock()
@@ -132,7 +155,7 @@ class _Watch(threading.Thread):
         while not self._over.wait(pause):
             began = time.monotonic()
             now = self._look()
-            text = now and progress_text.line(now, before, self._name)
+            text = now and self._outlook.line(now, before)
             if text and text != shown:
                 self._show(text)
                 shown = text
@@ -146,7 +169,7 @@ class _Watch(threading.Thread):
         except Exception as error:
             self._say("no progress to be seen: {0}".format(type(error).__name__))
             return None
-        if seen.get("failed") or "run" not in seen:
+        if seen.get("failed") or "changed" not in seen:
             self._say("no progress to be seen")
             return None
         return progress_text.Look(time.monotonic(), seen)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import playbooks
+from tests.support import physical, playbooks
 from tests.support.cluster import Cluster
 from tests.support.copies import Process, ending
 from tests.support.first_copies import B_IS_THERE, SUBSCRIBED, paused, quick, run, slow
@@ -176,6 +176,29 @@ def test_interrupted(pairs: tuple[Pair, Pair], tmp_path: Path) -> None:
     assert again.lines("r1") == []
     rows = "SELECT md5(string_agg(t::text, ' ' ORDER BY id)) FROM slow AS t"
     assert pair.target.value(rows) == pair.source.value(rows)
+
+
+def test_files_of_a_cluster(tmp_path: Path) -> None:
+    """The lines of a physical copy, which a server knows nothing of, and what the module tells whoever asks."""
+    ansible = Ansible(tmp_path)
+    with physical.templates() as templates, physical.seeding(templates) as two:
+        options = {**two.options(max_rate="3M"), "source": "{{ origin }}"}
+        play = playbook(ansible, "pgml_physical_seed", {**options, "login_password": "{{ password }}"})
+        host = {**playbooks.host(two.replica), "origin": two.options()["source"], "password": two.replica.password}
+        watched = Watched(ansible, play, {"all": {"hosts": {"r1": host}, "vars": {"pgml_progress_seconds": 1}}}, "-vvv")
+        backup = "SELECT 1 FROM pg_stat_progress_basebackup"
+        wait_for(lambda: two.primary.sql(backup), 60, "the base backup")
+        two.primary.sql("CHECKPOINT")
+        watched.until("r1", r"copied [\d.]+ MB of \d+ MB of files \(\d+ %\), [\d.]+ [kM]B/s, \d+ s left")
+        told = two.step("looked")
+        assert 0 < told["copy"]["bytes_done"] < told["copy"]["bytes"], told
+        output = watched.finish()
+        for secret in (two.replica.password, two.options()["source"]["password"]):
+            assert secret not in output
+        assert "copy" not in two.step("looked")
+        two.swap()
+        two.step("finished")
+        two.assert_done()
 
 
 def processes_with(text: str) -> list[str]:

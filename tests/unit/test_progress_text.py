@@ -6,7 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.postgresml.distributed.plugins.plugin_utils.progress_text import Look, duration, line, size
+from ansible_collections.postgresml.distributed.plugins.plugin_utils.progress_text import (
+    Look,
+    duration,
+    files_line,
+    line,
+    size,
+)
 
 MB = 1 << 20
 
@@ -136,3 +142,20 @@ def test_sizes(number: int, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def files(seconds: float = 0, done: int = 0, complete: bool = False, run: str = "a") -> Look:
+    copy = {"run": run, "bytes": 980 * MB, "bytes_done": done * MB, "complete": complete}
+    return Look(seconds, {"phase": "nothing", "copy": copy})
+
+
+def test_files_that_are_copied() -> None:
+    text = "copied 412 MB of 980 MB of files (42 %)"
+    assert files_line(files(10, 412), None) == text
+    assert files_line(files(10, 412), files(0, 32)) == f"{text}, 38 MB/s, 15 s left"
+    assert files_line(files(10, 412), files(0, 412)) == f"{text}, 0 bytes/s"
+    for other in (files(9, 32), files(0, 32, run="b"), Look(0, {"phase": "nothing"})):
+        assert files_line(files(10, 412), other) == text
+    assert files_line(files(10, 990), None) == "copied 990 MB of 990 MB of files (100 %)"
+    assert files_line(files(20, 1000, complete=True), files(10, 412)) == "all files are there, making a replica of them"
+    assert files_line(Look(0, {"phase": "ready"}), files()) is None

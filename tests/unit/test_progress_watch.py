@@ -12,7 +12,7 @@ from ansible_collections.postgresml.distributed.plugins.action.pgml_subscription
 from ansible_collections.postgresml.distributed.plugins.plugin_utils import progress_watch
 
 RUN = {"phase": "copy", "process": 7, "tables": 2, "tables_done": 1, "bytes": 100, "bytes_done": 50}
-SEEN = {"run": RUN, "copies": [], "builds": [], "subscriptions": []}
+SEEN = {"changed": False, "run": RUN, "copies": [], "builds": [], "subscriptions": []}
 TEXT = "[ml-1] copied 1 of 2 tables, 50 bytes of 100 bytes (50 %)"
 
 
@@ -79,6 +79,7 @@ def test_it_is_shown_once_while_it_stays_the_same(screen: Screen, looks: MagicMo
         {"no_log": True},
         {"async_val": 60},
         {"args": {"login_db": "ml", "state": "absent"}},
+        {"args": {"login_db": "ml", "state": "finished"}},
         {"seconds": 0},
         {"seconds": "0"},
     ],

@@ -82,6 +82,11 @@ class Upstream(NamedTuple):
     https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN"""
 
     @property
+    def bytes(self) -> int:
+        """As far as they may be asked."""
+        return sum(each.bytes or 0 for each in self.databases)
+
+    @property
     def unmeasured(self) -> list[str]:
         """Databases whose size may not be asked."""
         return [each.name for each in self.databases if each.bytes is None]

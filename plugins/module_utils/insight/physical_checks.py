@@ -132,7 +132,7 @@ def check(session: Session, host: Host, request: Request) -> Found:
         if sessions[0].is_same_server(session):
             problems.append("The replica is the server that would be copied.")
         problems += _of_names([each.name for each in upstream.databases], request)
-        size = sum(each.bytes or 0 for each in upstream.databases)
+        size = upstream.bytes
     with _noted(problems):
         problems += _of_room(host, size, request)
     for wanted in request.subscriptions:

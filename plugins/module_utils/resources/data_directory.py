@@ -79,6 +79,17 @@ def is_running(directory: str) -> bool:
         return True
 
 
+def measured(directory: str) -> int:
+    """How many bytes the databases of the cluster in *directory* have, those in tablespaces included; it may change meanwhile."""
+    found = 0
+    for part in ("base", "pg_tblspc"):
+        for place, _directories, names in os.walk(os.path.join(directory, part), followlinks=True):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    found += os.stat(os.path.join(place, name)).st_size
+    return found
+
+
 def carry_own_files(old: str, new: str, owner: Owner) -> None:
     """Give the cluster in *new* the server's own files from *old*, in place of those that came along with it."""
     for name in os.listdir(new):

@@ -12,6 +12,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import Refused
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres import control_file
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.server_programs import Owner, synchronize
+from ansible_collections.postgresml.distributed.plugins.module_utils.resources import data_directory
 
 COPYING, PREPARED, STREAMING = "copying", "prepared", "streaming"
 """The last says that the new cluster has proved to stream, and that the old one may be incomplete."""
@@ -43,6 +44,8 @@ class Record(NamedTuple):
     """directories of the copy's"""
     service: Mapping[str, Any]
     """how the server is stopped and started"""
+    bytes: int
+    """of the databases that are copied, as far as their sizes may be asked"""
 
     @property
     def copy(self) -> str:
@@ -53,6 +56,19 @@ class Record(NamedTuple):
         """Whether the copy is in its place, be it damaged there: then the old cluster is where it was made."""
         place, aside = control_file.system_identifier(self.directory), control_file.system_identifier(self.copy)
         return bool(self.after) and (place == self.after or aside == self.before)
+
+    @property
+    def progress(self) -> dict[str, Any] | None:
+        """How far the copy of the files is, while it is made. The control file is the last of them, but for WAL."""
+        if self.phase != COPYING:
+            return None
+        complete = control_file.system_identifier(self.copy) is not None
+        return {
+            "run": self.run,
+            "bytes": self.bytes,
+            "bytes_done": data_directory.measured(self.copy),
+            "complete": complete,
+        }
 
     @property
     def slot_names(self) -> list[str]:

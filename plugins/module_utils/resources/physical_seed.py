@@ -108,6 +108,8 @@ def _look(task: Task) -> None:
         ready = READY if record.phase == physical_record.PREPARED else NOTHING
         task.result["phase"] = IN_PLACE if record.exchanged else ready
         task.result["service"] = record.service
+        if record.progress:
+            task.result["copy"] = record.progress
     elif task.params["subscriptions"]:
         with task.session() as session:
             if _subscribes(session, _request(task.params)):
@@ -305,7 +307,7 @@ def _make(task: Task, session: Session, host: Host, request: Request, upstream: 
     futures = [_future(task, session, request, each) for each in request.subscriptions]
     own = copied_cluster.read_roles(session)
     login = session.value("SELECT current_user")
-    record = _record(session, host, request, params["service"])
+    record = _record(session, host, request, params["service"], upstream.bytes)
     copy = Copy(host, request, upstream, session.version, lambda: not physical_record.is_of(port, record.run))
     physical_record.write(port, record)
     try:
@@ -337,7 +339,7 @@ def _future(task: Task, session: Session, request: Request, wanted: Wanted) -> S
     return without_losses(task, session, future)
 
 
-def _record(session: Session, host: Host, request: Request, service: Mapping[str, Any]) -> Record:
+def _record(session: Session, host: Host, request: Request, service: Mapping[str, Any], size: int) -> Record:
     return Record(
         phase=physical_record.COPYING,
         run="{0}-{1}".format(os.getpid(), time.time_ns()),
@@ -351,6 +353,7 @@ def _record(session: Session, host: Host, request: Request, service: Mapping[str
         begin="0/0",
         tablespaces=sorted(request.tablespaces.values()),
         service=service,
+        bytes=size,
     )
 
 
