@@ -44,7 +44,7 @@ class Seeded:
         return run
 
     def assert_streams(self) -> None:
-        """Rows that are written now arrive, in clusters of their own, and nobody could copy the primary's."""
+        """Rows that are written now arrive, in clusters of their own."""
         self.primary.sql("INSERT INTO users (name) VALUES ('later')", dbname="shop")
         caught_up(self.primary)
         rows = "SELECT count(*), sum(hashtext(users::text)) FROM users"
@@ -59,8 +59,14 @@ class Seeded:
             ) == [("by_name",), ("users_pkey",)]
             assert_nothing_is_left(replica)
         assert len({identifier(server) for server in servers}) == len(servers)
-        for server in servers:
-            rules = "SELECT count(*) FROM pg_hba_file_rules WHERE 'replication' = ANY(database) AND user_name::text ~ 'pgml'"
+        self.assert_closed()
+
+    def assert_closed(self) -> None:
+        """Nobody could copy any of the clusters."""
+        rules = (
+            "SELECT count(*) FROM pg_hba_file_rules WHERE 'replication' = ANY(database) AND user_name::text ~ 'pgml'"
+        )
+        for server in (self.primary, *self.replicas.values()):
             assert server.sql(rules) == [(0,)]
 
     def slots(self) -> list[str]:
@@ -145,9 +151,12 @@ def test_a_copy_that_does_not_start_gives_way_to_the_old_cluster(tmp_path: Path)
 def test_where_something_stands_against_it_rows_are_copied(tmp_path: Path) -> None:
     with seeded(tmp_path, replicas=2) as place:
         place.replicas["ml-1"].sql("SELECT pg_create_physical_replication_slot('standby')")
+        place.ok("--tags", "primary")
+        place.assert_closed()
         refused = place.run()
         assert not refused.ok and "Others read from slot standby of the replica." in refused.message
         assert place.slots() == []
+        place.assert_closed()
         run = place.ok(pgml_logical_seed="auto")
         assert "The cluster is not copied physically, for this stands against it" in run.output
         assert "ml-1 has no copy of the primary's cluster, so that rows are copied to ml-2, too." in run.output
