@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from tests.support import majors
 from tests.support.cluster import Cluster, make_directory
 from tests.support.pair import Pair, Place, pair_of
+
+# A shell that runs the tests in the background has them ignore SIGINT, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SETTINGS = {
     "max_connections": "100",

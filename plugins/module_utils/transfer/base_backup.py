@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import Iterator, Mapping, NamedTuple
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.errors import ServerRefused
@@ -17,6 +18,7 @@ from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.se
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.statement import compose, literal
 
 APPLICATION_NAME = "postgresml.distributed: copies the cluster"
+_ENDING_SECONDS = 10
 
 
 class Pace(NamedTuple):
@@ -75,15 +77,26 @@ def synchronizing(directory: str) -> list[str]:
 
 
 def end(directory: str) -> None:
-    """End what fetches WAL into *directory* for a run that has ended: it would do that for ever, and into the next copy, too."""
+    """End what fetches WAL into *directory* for a run that has ended: it would do that for ever, and into the next copy, too.
+    When this returns nothing writes there any more, or something hangs in the kernel."""
+    patience = time.monotonic() + _ENDING_SECONDS
+    while _kill(directory) and time.monotonic() < patience:
+        time.sleep(0.02)
+
+
+def _kill(directory: str) -> bool:
+    """Whether there was anything to kill; what has ended and nobody has waited for has no command line."""
     argument = os.fsencode("--pgdata=" + directory)
+    found = False
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdigit():
                 with open(os.path.join("/proc", name, "cmdline"), "rb") as file:
                     command = file.read().split(b"\0")
                 if argument in command and os.path.basename(command[0]) == b"pg_basebackup":
+                    found = True
                     os.kill(int(name), signal.SIGKILL)
+    return found
 
 
 def _escaped(path: str) -> str:
