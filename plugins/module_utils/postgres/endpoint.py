@@ -54,7 +54,7 @@ SOURCE_OPTIONS: dict[str, Any] = {
 
 
 class Endpoint:
-    """One database as libpq keywords, and the name of the option group it came from."""
+    """One database as libpq keywords, and the name of the option group it came from; empty when it came from none."""
 
     def __init__(self, keywords: Mapping[str, Any], option: str) -> None:
         self.keywords = {key: str(value) for key, value in keywords.items() if value not in (None, "")}

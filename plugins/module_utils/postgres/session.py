@@ -336,12 +336,10 @@ def _connect(endpoint: Endpoint, settings: dict[str, str]) -> Any:
         ) from None
     except psycopg2.OperationalError as error:
         kind = TurnedAway if _SERVERS_WORD.search(str(error)) else Unreachable
-        raise kind(
-            "Can't connect to {0}: {1} Check the {2} options.".format(
-                endpoint, _sentence(_reason(str(error))), "login_*" if endpoint.option == "login" else endpoint.option
-            ),
-            option=endpoint.option,
-        ) from None
+        said = "Can't connect to {0}: {1}".format(endpoint, _sentence(_reason(str(error))))
+        if endpoint.option:
+            said += " Check the {0} options.".format("login_*" if endpoint.option == "login" else endpoint.option)
+        raise kind(said, option=endpoint.option) from None
 
 
 def _escaped(value: str) -> str:

@@ -250,7 +250,15 @@ class Copy:
 
     def finish(self, own: Roles, kept_roles: Sequence[str], login: str, futures: Sequence[Subscription]) -> None:
         """Take away what came along, make the replica's own roles, and subscribe; then shut the copy down, as another cluster."""
+        with self._server.explaining():
+            self._make_replica(own, kept_roles, login, futures)
+        self._server.stop()
+        self._forget_passwords()
+        if not self._request.converter:
+            control_file.give_new_identifier(self._directory, self._host.owner, self._host.programs)
+        self._synchronize()
 
+    def _make_replica(self, own: Roles, kept_roles: Sequence[str], login: str, futures: Sequence[Subscription]) -> None:
         def open_(database: str) -> Session:
             return Session(self._server.endpoint(self._upstream.bootstrap, database))
 
@@ -275,11 +283,6 @@ class Copy:
             self.said += copied_cluster.exchange_roles(session, own, kept_roles)
         for wanted, future in zip(subscriptions, futures):
             self._subscribe(Session(self._server.endpoint(login, wanted.db)), wanted, future, applied)
-        self._server.stop()
-        self._forget_passwords()
-        if not self._request.converter:
-            control_file.give_new_identifier(self._directory, self._host.owner, self._host.programs)
-        self._synchronize()
 
     def _synchronize(self) -> None:
         """Have all of the copy on disk, most of which is there already."""

@@ -8,13 +8,18 @@ worker of logical replication: nothing that came along with the copy runs here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
-from typing import Callable, Mapping
+from typing import Callable, Iterator, Mapping
 
-from ansible_collections.postgresml.distributed.plugins.module_utils.errors import DistributedError, ServerRefused
+from ansible_collections.postgresml.distributed.plugins.module_utils.errors import (
+    DistributedError,
+    ServerRefused,
+    Unreachable,
+)
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.server_programs import (
     Owner,
@@ -132,10 +137,7 @@ class PrivateServer:
         return lines[7].strip() if len(lines) > 7 else ""
 
     def _raise_what_it_says(self, ended: bool) -> None:
-        with open(self._log, encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
-        # Processes that are told to end say so, too, before or after the one for which they are.
-        fatal = [line for line in lines if any(mark in line for mark in _FATAL) and _TOLD not in line]
+        lines, fatal = self._said()
         # What stops it at once does so before it has a file that says that it runs.
         ended = ended or (bool(fatal) and not data_directory.is_running(self._directory))
         for line in fatal:
@@ -143,6 +145,24 @@ class PrivateServer:
                 raise ServerRefused("The copied cluster doesn't start: {0}".format(_sentence(line)))
         if ended:
             raise ServerRefused("The copied cluster doesn't start: {0}".format(_sentence(lines[-1] if lines else "")))
+
+    def _said(self) -> tuple[list[str], list[str]]:
+        """The lines of its log, and those of them that say why something ended."""
+        with open(self._log, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+        # Processes that are told to end say so, too, before or after the one for which they are.
+        return lines, [line for line in lines if any(mark in line for mark in _FATAL) and _TOLD not in line]
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Have a session that is lost in the block, or can't be opened, told by what the log says of that."""
+        try:
+            yield
+        except Unreachable as error:
+            _lines, fatal = self._said()
+            raise ServerRefused(
+                "The copied cluster can't be made a replica: {0}".format(_sentence(fatal[-1] if fatal else str(error)))
+            ) from None
 
     def endpoint(self, user: str, database: str) -> Endpoint:
         """Where it is, for a session whose settings no database or role of the copy can change."""
@@ -152,7 +172,7 @@ class PrivateServer:
         )
         return Endpoint(
             {"host": self.socket_directory, "port": self.PORT, "user": user, "dbname": database, "options": options},
-            "login",
+            "",
         )
 
     def stop(self) -> None:
