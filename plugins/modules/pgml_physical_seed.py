@@ -343,7 +343,7 @@ service:
   type: dict
   returned: when one was
   sample: {}
-copy:
+files:
   description: How far the copy of the files is.
   type: dict
   returned: with O(state=looked), while one is made

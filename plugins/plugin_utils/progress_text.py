@@ -48,15 +48,15 @@ def line(now: Look, before: Look | None, subscription: str | None) -> str | None
 
 def files_line(now: Look, before: Look | None) -> str | None:
     """What is going on *now* while pgml_physical_seed copies files, with the rate since *before*; None when nothing is."""
-    copy = now.seen.get("copy")
-    if not copy:
+    files = now.seen.get("files")
+    if not files:
         return None
-    if copy["complete"]:
+    if files["complete"]:
         return "all files are there, making a replica of them"
-    done, whole = copy["bytes_done"], max(copy["bytes"], copy["bytes_done"], 1)
+    done, whole = files["bytes_done"], max(files["bytes"], files["bytes_done"], 1)
     text = "copied {0} of {1} of files ({2} %)".format(size(done), size(whole), done * 100 // whole)
-    earlier = (before.seen.get("copy") or {}) if before else {}
-    if before is None or earlier.get("run") != copy["run"]:
+    earlier = (before.seen.get("files") or {}) if before else {}
+    if before is None or earlier.get("run") != files["run"]:
         return text
     return text + _rate(done - earlier["bytes_done"], now.seconds - before.seconds, whole - done)
 

@@ -191,11 +191,11 @@ def test_files_of_a_cluster(tmp_path: Path) -> None:
         two.primary.sql("CHECKPOINT")
         watched.until("r1", r"copied [\d.]+ MB of \d+ MB of files \(\d+ %\), [\d.]+ [kM]B/s, \d+ s left")
         told = two.step("looked")
-        assert 0 < told["copy"]["bytes_done"] < told["copy"]["bytes"], told
+        assert 0 < told["files"]["bytes_done"] < told["files"]["bytes"], told
         output = watched.finish()
         for secret in (two.replica.password, two.options()["source"]["password"]):
             assert secret not in output
-        assert "copy" not in two.step("looked")
+        assert "files" not in two.step("looked")
         two.swap()
         two.step("finished")
         two.assert_done()

@@ -145,8 +145,8 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def files(seconds: float = 0, done: int = 0, complete: bool = False, run: str = "a") -> Look:
-    copy = {"run": run, "bytes": 980 * MB, "bytes_done": done * MB, "complete": complete}
-    return Look(seconds, {"phase": "nothing", "copy": copy})
+    there = {"run": run, "bytes": 980 * MB, "bytes_done": done * MB, "complete": complete}
+    return Look(seconds, {"phase": "nothing", "files": there})
 
 
 def test_files_that_are_copied() -> None:

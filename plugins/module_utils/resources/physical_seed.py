@@ -109,7 +109,7 @@ def _look(task: Task) -> None:
         task.result["phase"] = IN_PLACE if record.exchanged else ready
         task.result["service"] = record.service
         if record.progress:
-            task.result["copy"] = record.progress
+            task.result["files"] = record.progress
     elif task.params["subscriptions"]:
         with task.session() as session:
             if _subscribes(session, _request(task.params)):
