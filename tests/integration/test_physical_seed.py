@@ -121,12 +121,14 @@ def test_roles(two: Seeding) -> None:
     for setting in (
         'search_path = "$user", "Mine"',
         "role = team",
+        "temp_tablespaces = nowhere, 'a \"place\", far'",
         "statement_timeout = 1",
         "default_transaction_read_only = on",
         "app.name = 'it''s \\ mine'",
         '"Auto_explain".log_format = json',
     ):
         two.replica.sql(f"ALTER ROLE mine SET {setting}")
+    two.replica.sql("ALTER ROLE team SET search_path = ''")
     settings = two.replica.sql(SETTINGS)
     mine = set(two.replica.sql(ROLES))
     members = set(two.replica.sql(MEMBERS))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 from ansible_collections.postgresml.distributed.plugins.module_utils.postgres.endpoint import Endpoint
@@ -76,6 +77,7 @@ _QUOTED_LISTS = (
     "unix_socket_directories",
 )
 """Settings whose values are lists of names, which SET would quote again as one: variable_is_guc_list_quote() of PostgreSQL"""
+_ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 _MEMBERS = (
     "SELECT pg_get_userbyid(roleid) AS granted, pg_get_userbyid(member) AS member,"
     " CASE WHEN bool_or(admin_option) THEN ' WITH ADMIN OPTION' ELSE '' END AS options FROM pg_auth_members"
@@ -325,17 +327,19 @@ def exchange_roles(session: Session, own: Roles, kept: Sequence[str]) -> list[st
 
 
 def _restore_settings(session: Session, role: Role) -> None:
-    parts = {"role": identifier(role.name)}
-    session.execute(compose("ALTER ROLE {role} RESET ALL", **parts))
-    for setting in role.settings:
-        name, _equals, value = setting.partition("=")
-        parts.update(setting=identifier(*name.split(".")), value=literal(value))
-        if name.lower() in _QUOTED_LISTS:
-            session.execute(compose("SELECT set_config({name}, {value}, false)", name=literal(name), **parts))
-            session.execute(compose("ALTER ROLE {role} SET {setting} FROM CURRENT", **parts))
-            session.execute(compose("RESET {setting}", **parts))
-        else:
-            session.execute(compose("ALTER ROLE {role} SET {setting} TO {value}", **parts))
+    name = identifier(role.name)
+    session.execute(compose("ALTER ROLE {role} RESET ALL", role=name))
+    for each in role.settings:
+        setting, _equals, text = each.partition("=")
+        values = _elements(text) if setting.lower() in _QUOTED_LISTS else [text]
+        statement = "ALTER ROLE {role} SET {setting} TO {values}"
+        parts = {"setting": identifier(*setting.split(".")), "values": raw(", ").join(map(literal, values or [""]))}
+        session.execute(compose(statement, role=name, **parts))
+
+
+def _elements(text: str) -> list[str]:
+    """The names of a list of quoted and other names."""
+    return [plain or quotes.replace('""', '"') for quotes, plain in _ELEMENT.findall(text)]
 
 
 def _exchange_members(session: Session, own: Roles, known: set[str]) -> None:

@@ -57,7 +57,6 @@ class Record(NamedTuple):
         place, aside = control_file.system_identifier(self.directory), control_file.system_identifier(self.copy)
         return bool(self.after) and (place == self.after or aside == self.before)
 
-    @property
     def progress(self) -> dict[str, Any] | None:
         """How far the copy of the files is, while it is made. The control file is the last of them, but for WAL."""
         if self.phase != COPYING:

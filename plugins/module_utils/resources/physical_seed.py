@@ -108,8 +108,9 @@ def _look(task: Task) -> None:
         ready = READY if record.phase == physical_record.PREPARED else NOTHING
         task.result["phase"] = IN_PLACE if record.exchanged else ready
         task.result["service"] = record.service
-        if record.progress:
-            task.result["files"] = record.progress
+        progress = record.progress()
+        if progress:
+            task.result["files"] = progress
     elif task.params["subscriptions"]:
         with task.session() as session:
             if _subscribes(session, _request(task.params)):
