@@ -25,8 +25,8 @@ description:
     transactions, and scheduled jobs of C(pg_cron) and C(pgagent). The subscriptions of O(subscriptions) begin where the
     slots do.
   - The replica keeps its configuration, port, C(pg_hba.conf), keys and certificates, which means all files in its data
-    directory that aren't the cluster's. It keeps its roles with their passwords and memberships too. The roles of the
-    upstream lose C(LOGIN) and password, the distributor is dropped, and the system identifier is a new one.
+    directory that aren't the cluster's. It keeps its roles too, with their passwords, memberships and settings. The roles
+    of the upstream lose C(LOGIN) and password, the distributor is dropped, and the system identifier is a new one.
 options:
   subscriptions:
     description:
