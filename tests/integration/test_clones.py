@@ -39,6 +39,7 @@ def clones() -> Iterator[list[Cluster]]:
         yield [original, *copies]
 
 
+@pytest.mark.sampled(0)
 def test_a_restored_backup_of_the_primary_may_be_its_replica(clones: list[Cluster], tmp_path: Path) -> None:
     primary, replica, _ = clones
     ansible = Ansible(tmp_path)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -709,9 +711,15 @@ def test_the_gate_is_refused_where_it_would_do_harm(shop: Pair) -> None:
     shop.target.sql(f"ALTER DATABASE {shop.target.database} RESET default_transaction_isolation")
     message = shop.target.refused(MODULE, **prepared)
     assert "public.late is published and subscription" in message and "run distribute.yml first" in message
-    shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 's' WHERE srrelid = 'u'::regclass")
-    assert "The first copy of public.u" in shop.target.refused(MODULE, **prepared)
-    shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 'r' WHERE srrelid = 'u'::regclass")
+    worker = "SELECT pid FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL"
+    ((pid,),) = wait_for(lambda: shop.target.sql(worker, [shop.name]), 20, "the worker")
+    os.kill(pid, signal.SIGSTOP)  # it would set the state right
+    try:
+        shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 's' WHERE srrelid = 'u'::regclass")
+        assert "The first copy of public.u" in shop.target.refused(MODULE, **prepared)
+        shop.sql_target("UPDATE pg_subscription_rel SET srsubstate = 'r' WHERE srrelid = 'u'::regclass")
+    finally:
+        os.kill(pid, signal.SIGCONT)
     shop.sql_target(f"ALTER SUBSCRIPTION {shop.name} DISABLE")
     assert "is disabled" in shop.target.refused(MODULE, **prepared)
     shop.source.ok(MODULE, **on_upstream(state="finished"))
