@@ -261,6 +261,7 @@ def test_options_that_make_no_sense(shared: Seeding) -> None:
         ),
         ({"copy_from": shared.replica.source("ml", "x", "y")}, "Subscription sub needs copied_slot_name"),
         ({"subscriptions": [shared.subscription(slot_name="No Slot")]}, "No Slot"),
+        ({"subscriptions": [shared.subscription(publications=[])]}, "Subscription sub needs publications."),
     ]
     for params, words in cases:
         assert words in shared.refused(**params)

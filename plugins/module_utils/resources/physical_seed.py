@@ -177,6 +177,8 @@ def _request(params: Mapping[str, Any]) -> Request:
     for each in params["subscriptions"]:
         check_name("subscription", each["name"])
         slot.check_name(each["slot_name"])
+        if not each["publications"]:
+            raise Refused("Subscription {0} needs publications.".format(quoted(each["name"])))
         source_db = each["source_db"] or params["source"]["db"]
         db = each["db"] or source_db
         if copied is not source and not each["copied_slot_name"]:
